@@ -1,0 +1,82 @@
+"""Writing files and folders so that nothing half-written is ever taken for complete."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from labkit.errors import LabError
+
+
+def _explain(path: Path, error: OSError) -> LabError:
+    fixes = {
+        13: "choose a folder you may write to, or change its permissions",
+        28: "free some space or choose a folder on a larger disk (AutoDL: /root/autodl-tmp)",
+        30: "choose a folder on a writable disk",
+    }
+    rule = f"cannot write there ({error.strerror or error})"
+    return LabError(str(path), rule, fixes.get(error.errno or 0, "choose another folder"))
+
+
+@contextlib.contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Turn an OSError (disk full, no permission, read-only) inside the block into a LabError about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise _explain(Path(path), error) from error
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """Write ``text`` as UTF-8 by way of a temporary file in the same folder and one rename.
+
+    Raises:
+        LabError: the folder cannot be made or written to, or the disk is full; an older file at ``path`` is intact.
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from the other users of a shared disk
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    return path
+
+
+def write_json(path: Path | str, value: object) -> Path:
+    """Write ``value`` as indented JSON, atomically (see `write_text`)."""
+    return write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; on success it becomes ``path`` in one rename, else it is removed.
+
+    Raises:
+        LabError: ``path`` exists already (finished work is never overwritten), or the disk refuses.
+    """
+    path = Path(path)
+    if path.exists():
+        raise LabError(str(path), "this folder exists already and finished work is kept", "name another folder")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            yield temporary
+            os.chmod(temporary, 0o755)
+            os.replace(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise

@@ -1,0 +1,29 @@
+"""Where the book's own files are: the data folder and the checkout, if there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labkit.errors import LabError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def data_folder() -> Path:
+    """The book's data: ``labkit/_data`` in an installed wheel, ``data/`` beside the package in a checkout."""
+    for folder in (PACKAGE / "_data", PACKAGE.parent / "data"):
+        if folder.is_dir():
+            return folder
+    raise LabError(str(PACKAGE), "the book's data folder is missing", "install labkit again from the book's repository")
+
+
+def checkout() -> Path:
+    """The root of the book's checkout (it holds ``lessons/``).
+
+    Raises:
+        LabError: labkit was installed from a wheel, without the lessons.
+    """
+    root = PACKAGE.parent
+    if not (root / "lessons").is_dir():
+        raise LabError(str(root), "there is no lessons/ folder here", "clone the book and run `make setup` in it")
+    return root

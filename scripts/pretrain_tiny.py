@@ -1,0 +1,208 @@
+"""Pretrain the book's tiny Qwen3-architecture base model, tokenizer included, from the book's own topics.
+
+    python scripts/pretrain_tiny.py            # writes data/tiny-qwen3/ (minutes on 2 CPU cores)
+    python scripts/pretrain_tiny.py --steps 20 --out FOLDER    # a short run, as the tests do it
+
+The corpus is plain text made from ``data/instructions/material/*.toml``: articles, lists, records and question-answer
+pairs in two languages. Topics of the held-out split are left out of it, so held-out rows stay unseen. It never shows
+the chat template or an instruction: what comes out is a *base* model, which lesson 04 then teaches to follow
+instructions. The same machine, thread count and torch version give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import platform
+import random
+import time
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from labkit.files import new_folder, write_json
+from labkit.paths import checkout
+
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]  # Qwen3's names; the base model's stop is the first
+VOCAB_SIZE = 2048
+SEQ_LEN = 256
+BATCH = 16
+PEAK_LR = 3e-3
+SEED = 0
+DOCUMENTS = 12_000
+
+
+def held_out_topics() -> set[str]:
+    """Topic ids that occur in the held-out split."""
+    path = checkout() / "data" / "instructions" / "heldout.jsonl"
+    return {json.loads(line)["topic"] for line in path.read_text(encoding="utf-8").splitlines()}
+
+
+def topics() -> list[dict]:
+    """Every topic of the material, in a fixed order."""
+    folder = checkout() / "data" / "instructions" / "material"
+    return [
+        topic for path in sorted(folder.glob("*.toml")) for topic in tomllib.loads(path.read_text("utf-8"))["topic"]
+    ]
+
+
+def document(topic: dict, lang: str, rng: random.Random) -> str:
+    """One page of plain text about ``topic``: an article, a list, a record, or questions with answers."""
+    name, summary, points = topic["name"][lang], topic["summary"][lang], list(topic["points"][lang])
+    rng.shuffle(points)
+    chosen, space = points[: rng.randint(1, 5)], "" if lang == "zh" else " "
+    kind = rng.choice(["article", "article", "list", "numbered", "record", "questions", "facts", "words"])
+    if kind == "article":
+        head = rng.choice([f"{name}\n\n", f"# {name}\n", ""])
+        return head + space.join([summary, *chosen])
+    if kind == "list":
+        return f"{name}\n" + "\n".join(f"- {point}" for point in chosen)
+    if kind == "numbered":
+        return f"{name}\n" + "\n".join(f"{number}. {point}" for number, point in enumerate(chosen, 1))
+    if kind == "record":
+        return f"{name}\n" + json.dumps(topic["attributes"][lang], ensure_ascii=False)
+    if kind == "questions":
+        return f"{topic['question'][lang]}\n{topic['answer'][lang]}"
+    if kind == "words":
+        words = list(topic["keywords"][lang])
+        rng.shuffle(words)
+        return f"{name}: " + ("、" if lang == "zh" else ", ").join(words)
+    yes, no = ("是。", "不是。") if lang == "zh" else ("Yes.", "No.")
+    return "\n".join(f"{fact[lang]} {yes if fact['answer'] else no}" for fact in topic["yesno"])
+
+
+def corpus(seed: int) -> list[str]:
+    """`DOCUMENTS` pages, topics and languages mixed."""
+    rng, unseen = random.Random(seed), held_out_topics()
+    seen = [topic for topic in topics() if topic["id"] not in unseen]
+    return [document(rng.choice(seen), rng.choice(["en", "zh"]), rng) for _ in range(DOCUMENTS)]
+
+
+def train_tokenizer(pages: list[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of `VOCAB_SIZE` tokens: any text can be encoded, Chinese included."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(pages, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>", model_max_length=1024
+    )
+
+
+def new_model(vocab_size: int) -> Qwen3ForCausalLM:
+    """Qwen3 in small: every dimension a multiple of 64, so that NF4 blocks and bitsandbytes' CPU kernels fit."""
+    config = Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=64,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+        dtype="bfloat16",
+    )
+    torch.manual_seed(SEED)
+    return Qwen3ForCausalLM(config).float()
+
+
+def token_stream(tokenizer: PreTrainedTokenizerFast, pages: list[str]) -> torch.Tensor:
+    """All pages as one row of token ids, each closed by the stop token."""
+    ids = [id for page in tokenizer(pages).input_ids for id in [*page, tokenizer.eos_token_id]]
+    return torch.tensor(ids)
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up over 5 % of the steps, then a cosine down to a tenth."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return PEAK_LR * (step + 1) / warm
+    return PEAK_LR * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))))
+
+
+def pretrain(model: Qwen3ForCausalLM, stream: torch.Tensor, steps: int) -> list[float]:
+    """Next-token training on random windows of ``stream``; the loss (nats a token) of every step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.95), weight_decay=0.1)
+    draw = torch.Generator().manual_seed(SEED)
+    losses = []
+    for step in range(steps):
+        starts = torch.randint(len(stream) - SEQ_LEN, (BATCH,), generator=draw)
+        ids = torch.stack([stream[start : start + SEQ_LEN] for start in starts.tolist()])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps)
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(float(loss))
+        if step % 50 == 0 or step == steps - 1:
+            print(f"step {step:5d}  loss {losses[-1]:.3f}", flush=True)
+    return losses
+
+
+@torch.no_grad()
+def mean_loss(model: Qwen3ForCausalLM, stream: torch.Tensor) -> float:
+    """Loss in nats a token over the whole of ``stream``, in windows of `SEQ_LEN`."""
+    windows = stream[: len(stream) // SEQ_LEN * SEQ_LEN].view(-1, SEQ_LEN)
+    return sum(float(model(input_ids=ids[None], labels=ids[None]).loss) for ids in windows) / len(windows)
+
+
+def main() -> None:
+    """Make the corpus, the tokenizer and the model; save them with a record of the run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=2, help="part of the recipe: another count rounds differently")
+    parser.add_argument("--out", type=Path, default=checkout() / "data" / "tiny-qwen3", help="must not exist yet")
+    flags = parser.parse_args()
+    torch.set_num_threads(flags.threads)
+    torch.use_deterministic_algorithms(True)
+    pages = corpus(SEED)
+    validation, pages = pages[:200], pages[200:]  # other pages about the same topics: fit, not generalisation
+    tokenizer = train_tokenizer(pages)
+    stream = token_stream(tokenizer, pages)
+    model = new_model(len(tokenizer))
+    started = time.monotonic()
+    losses = pretrain(model, stream, flags.steps)
+    seconds = round(time.monotonic() - started, 1)
+    model.eval()
+    record = {
+        "made_by": "scripts/pretrain_tiny.py",
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": f"{torch.get_num_threads()} threads, {platform.machine()} CPU",
+        "torch": torch.__version__,
+        "n_params": sum(parameter.numel() for parameter in model.parameters()),
+        "corpus_tokens": len(stream),
+        "corpus_sha256": hashlib.sha256("\n".join(pages).encode()).hexdigest(),
+        "steps": flags.steps,
+        "tokens_seen": flags.steps * BATCH * SEQ_LEN,
+        "seconds": seconds,
+        "loss_curve": [[step, round(losses[step], 4)] for step in range(0, flags.steps, max(1, flags.steps // 40))],
+        "final_loss": round(sum(losses[-20:]) / len(losses[-20:]), 4),
+        "validation_loss": round(mean_loss(model, token_stream(tokenizer, validation)), 4),
+    }
+    with new_folder(flags.out) as folder:
+        model.bfloat16().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / "pretraining.json", record)
+    print(json.dumps({key: value for key, value in record.items() if key != "loss_curve"}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
