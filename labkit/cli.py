@@ -15,6 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from labkit.errors import LabError
+from labkit.models.profiles import PROFILES
+
+GPU = PROFILES["gpu"]  # the defaults of `labkit memory` are what `labkit sft` runs on a GPU
 
 app = typer.Typer(
     help="The lab book on parameter-efficient fine-tuning, from the command line.",
@@ -43,18 +46,22 @@ def main() -> None:
 @app.command()
 def doctor(profile: ProfileFlag = None, as_json: JsonFlag = False) -> None:
     """Check this machine; exit code 1 if a lesson cannot run on it."""
-    from labkit.doctor import examine
+    from labkit.doctor import as_rows, examine, lessons_ready
     from labkit.models.profiles import current_profile
 
     chosen = current_profile(profile)
     findings = examine(chosen)
+    blocked = {lesson: names for lesson, names in lessons_ready(findings).items() if names}
     if as_json:
-        _print_json([asdict(finding) for finding in findings])
+        _print_json({"profile": chosen.name, "findings": [asdict(f) for f in findings], "blocked_lessons": blocked})
     else:
-        marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
-        rows = [(marks[f.status], f.name, _escape(f.found), _escape(f.fix)) for f in findings]
+        colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+        rows = [(f"[{colours[status]}]{status}[/]", *map(_escape, rest)) for status, *rest in as_rows(findings)]
         _print_table(f"profile {chosen.name}", ("", "check", "found", "fix"), rows)
-    raise typer.Exit(1 if any(finding.status == "fail" for finding in findings) else 0)
+        for lesson, names in blocked.items():
+            out.print(f"lesson {lesson} cannot run yet: {', '.join(names)}")
+        out.print("" if blocked else "every lesson of the book can run here")
+    raise typer.Exit(1 if blocked else 0)
 
 
 @app.command()
@@ -136,10 +143,121 @@ def run(
     raise typer.Exit(0 if all(result.ok for result in results) else 1)
 
 
+@app.command()
+def memory(
+    model: Annotated[
+        str, typer.Option(help="Catalogue name, cached Hub id, or folder with config.json.")
+    ] = "qwen3-1.7b",
+    method: Annotated[str, typer.Option(help="full, lora, qlora, dora, qdora or spectrum.")] = GPU.method.kind,
+    rank: Annotated[int, typer.Option(help="Rank of the adapters.")] = GPU.method.rank,
+    targets: Annotated[str, typer.Option(help="all, or linears separated by commas.")] = "all",
+    layers: Annotated[str, typer.Option(help="Selected layers, e.g. 0,3,24-27 (spectrum needs some).")] = "",
+    batch: Annotated[int, typer.Option(help="Sequences per forward pass.")] = GPU.batch,
+    seq_len: Annotated[int, typer.Option(help="Tokens per sequence.")] = GPU.seq_len,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    adapter_dtype: Annotated[str, typer.Option(help="float32, bfloat16 or autocast.")] = "float32",
+    double_quant: Annotated[bool, typer.Option(help="Quantize NF4's constants once more.")] = True,
+    kbit_prepare: Annotated[bool, typer.Option(help="peft's k-bit preparation ran.")] = False,
+    optimizer: Annotated[str, typer.Option(help="adamw[_foreach|_8bit], paged_adamw_8bit or sgd.")] = "adamw",
+    checkpointing: Annotated[bool, typer.Option(help="Gradient checkpointing.")] = True,
+    attention: Annotated[str, typer.Option(help="sdpa or eager.")] = "sdpa",
+    loss: Annotated[str, typer.Option(help="full, fused or chunked.")] = "fused",
+    keep_logits: Annotated[bool, typer.Option(help="Logits live through the backward pass.")] = False,
+    padded: Annotated[bool, typer.Option(help="The batch holds padding.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Predict the peak memory of one training step in closed form, by component and phase."""
+    from labkit.models.methods import Method, Step, parse_layers, parse_targets
+    from labkit.models.shapes import shape_of
+    from labkit.theory.memory import predict
+
+    chosen = Method(
+        kind=method,
+        rank=rank,
+        targets=parse_targets(targets),
+        layers=parse_layers(layers),
+        dtype=dtype,
+        adapter_dtype=adapter_dtype,
+        double_quant=double_quant,
+        kbit_prepare=kbit_prepare,
+    )
+    step = Step(
+        batch=batch,
+        seq_len=seq_len,
+        optimizer=optimizer,
+        checkpointing=checkpointing,
+        attention=attention,
+        loss=loss,
+        keep_logits=keep_logits,
+        padded=padded,
+    )
+    prediction = predict(shape_of(model), chosen, step)
+    if as_json:
+        _print_json(asdict(prediction))
+        return
+    rows = [(name, f"{n_bytes:,}", _gib(n_bytes)) for name, n_bytes in prediction.components.items() if n_bytes]
+    rows += [
+        (
+            "peak (" + prediction.peak_phase + ")",
+            f"{prediction.peak_allocated_bytes:,}",
+            _gib(prediction.peak_allocated_bytes),
+        )
+    ]
+    _print_table(f"{model}, {method}: at the peak of one step", ("component", "bytes", "GiB"), rows)
+    phases = [(name, f"{n_bytes:,}", _gib(n_bytes)) for name, n_bytes in prediction.phases.items()]
+    _print_table("peak of each phase", ("phase", "bytes", "GiB"), phases)
+    out.print(f"trainable {prediction.trainable_params:,} of {prediction.total_params:,} parameters")
+    out.print("Not included: CUDA context, cuBLAS workspaces, and what the allocator reserves without using it.")
+
+
+@app.command()
+def sft(
+    folder: Annotated[Path, typer.Option("--out", help="Folder for adapter, record and samples; must be new.")],
+    profile: ProfileFlag = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank; alpha keeps its ratio to it unless given.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Numerator of the scale alpha/rank.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    data: Annotated[str | None, typer.Option(help="book, a public set's name, or a JSONL file.")] = None,
+    seed: Annotated[int, typer.Option(help="Seeds init, dropout and order.")] = 0,
+    force: Annotated[bool, typer.Option(help="Train even where the predicted memory does not fit.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fine-tune the profile's model (lesson 04's run without a notebook) and write a run record."""
+    from labkit.models.profiles import current_profile
+    from labkit.training.run import run_sft
+
+    asked = {"steps": steps, "rank": rank, "alpha": alpha, "learning_rate": learning_rate, "data": data}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    say = (lambda *_: None) if as_json else _say_event
+    record = run_sft(current_profile(profile), folder, seed=seed, force=force, on_event=say, bar=not as_json, **changes)
+    if as_json:
+        _print_json(record.as_dict())
+        return
+    _print_table(f"run {folder}", ("", "before", "after"), _before_after(record.before, record.after))
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in record.seconds.items())
+    peak = ", ".join(f"{name} {_gib(n_bytes)} GiB" for name, n_bytes in record.peak_memory.items())
+    out.print(f"{seconds}; {record.tokens_per_s:.0f} tokens/s; {peak}")
+    out.print(f"adapter, record.json and samples.md are in {folder}")
+
+
 def _language(lang: str) -> str:
     if lang not in ("en", "zh"):
         raise LabError(f"lang={lang!r}", "the book is in en and zh", "use --lang en or --lang zh")
     return lang
+
+
+def _say_event(kind: str, event: dict[str, Any]) -> None:
+    if kind == "phase":
+        err.print(f"{event['name']} …")
+
+
+def _before_after(before: dict[str, Any], after: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    scores = [before, after or {}]
+    losses = [f"{score['heldout_loss']:.3f}" if score else "–" for score in scores]
+    follows = [score.get("follow") for score in scores]
+    rates = [f"{f['rate']:.0%} ({f['low']:.0%} to {f['high']:.0%})" if f else "–" for f in follows]
+    return [("held-out loss, nats a token", *losses), ("rows with every rule kept (95 %)", *rates)]
 
 
 def _print_json(value: Any) -> None:

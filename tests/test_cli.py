@@ -1,0 +1,102 @@
+"""The command line is wiring: flags arrive, errors are one line with exit code 2, JSON is JSON."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from labkit import cli
+from labkit.cli import app
+from labkit.errors import LabError
+from labkit.models.methods import Method, Step
+from labkit.models.shapes import shape_of
+from labkit.theory.memory import predict
+
+invoke = CliRunner().invoke
+
+
+def test_every_command_of_the_readme_has_help():
+    listed = invoke(app, ["--help"]).stdout
+    for command in ("doctor", "lab", "build", "run", "memory", "sft"):
+        assert command in listed
+        assert invoke(app, [command, "--help"]).exit_code == 0
+
+
+def test_memory_prints_the_prediction_of_the_same_flags():
+    flags = "--model qwen3-8b --method qlora --rank 16 --targets q_proj,v_proj --batch 2 --seq-len 512 --loss full"
+    done = invoke(app, ["memory", *flags.split(), "--no-double-quant", "--no-checkpointing", "--keep-logits", "--json"])
+    assert done.exit_code == 0
+    method = Method(kind="qlora", rank=16, targets=("q_proj", "v_proj"), double_quant=False)
+    step = Step(batch=2, seq_len=512, loss="full", checkpointing=False, keep_logits=True)
+    printed, expected = json.loads(done.stdout), predict(shape_of("qwen3-8b"), method, step)
+    assert printed["peak_allocated_bytes"] == expected.peak_allocated_bytes == sum(printed["components"].values())
+    keys = [
+        "settings",
+        "trainable_params",
+        "total_params",
+        "static_bytes",
+        "peak_allocated_bytes",
+        "peak_phase",
+        "components",
+    ]
+    assert set(keys) <= printed.keys()
+
+
+def test_the_lectures_forty_million_are_eighty_seven():
+    done = invoke(app, ["memory", "--model", "qwen3-8b", "--rank", "32", "--json"])
+    assert json.loads(done.stdout)["trainable_params"] == 87_293_952
+
+
+@pytest.mark.parametrize(
+    ("command", "echo"),
+    [
+        (["memory", "--rank", "0"], "rank=0"),
+        (["memory", "--model", "qwen4-7b"], "qwen4-7b"),
+        (["memory", "--model", "/no/such/folder"], "/no/such/folder"),
+        (["memory", "--targets", "q_proj,z_proj"], "z_proj"),
+        (["memory", "--layers", "3-x"], "3-x"),
+        (["run", "42"], "42"),
+        (["run", "--lang", "fr"], "fr"),
+        (["build", "--lang", "fr"], "fr"),
+        (["sft", "--out", "x", "--profile", "huge"], "huge"),
+        (["sft", "--out", "x", "--profile", "tiny", "--rank", "0"], "rank=0"),
+        (["sft", "--out", "x", "--profile", "tiny", "--alpha", "-1"], "alpha=-1"),
+        (["sft", "--out", "x", "--profile", "tiny", "--steps", "0"], "steps=0"),
+        (["sft", "--out", "x", "--profile", "tiny", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_bad_input_is_echoed_and_nothing_is_left(command, echo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke(app, command)
+    assert isinstance(done.exception, LabError)
+    assert echo in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_is_one_line_and_exit_code_two():
+    done = subprocess.run([sys.executable, "-m", "labkit.cli", "memory", "--rank", "0"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.strip() == "error rank=0: rank must be a whole number, at least 1. Fix: try rank=8."
+
+
+def test_doctor_answers_in_json_and_its_exit_code_says_whether_lessons_run(monkeypatch):
+    monkeypatch.setenv("LABKIT_PROFILE", "tiny")
+    done = invoke(app, ["doctor", "--json"])
+    report = json.loads(done.stdout)
+    assert report["profile"] == "tiny"
+    assert {finding["status"] for finding in report["findings"]} <= {"ok", "warn", "fail"}
+    assert done.exit_code == (1 if report["blocked_lessons"] else 0)
+
+
+def test_lab_is_on_loopback_with_its_token(monkeypatch):
+    calls = []
+    monkeypatch.setattr(cli.subprocess, "call", lambda command, cwd: calls.append(command) or 0)
+    assert invoke(app, ["lab", "--no-browser", "--lang", "zh"]).exit_code == 0
+    command = " ".join(calls[0])
+    assert "--ServerApp.ip=127.0.0.1" in command
+    assert "notebooks/zh/00_start_here.ipynb" in command
+    assert "--no-browser" in command
+    assert "token" not in command  # Jupyter makes one itself; an empty one would switch it off
