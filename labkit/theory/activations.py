@@ -1,0 +1,203 @@
+"""What one decoder layer keeps for its backward pass, in bytes, term by term.
+
+The counts follow what autograd saves when transformers runs the layer with SDPA flash attention: an operation keeps an
+input only if a gradient needs it, and tensors that share storage count once. Nothing is fitted. Korthikanti et al.
+(2205.05198) made such a bill, 34 h + 5 a s bytes per token, for GPT with GeLU, dropout and LayerNorm; no term of it
+holds for RMSNorm, SwiGLU, grouped queries and a frozen base.
+
+Symbols: N tokens, h hidden, q and k widths of queries and keys, i width of the MLP, e bytes of an activation element,
+a bytes of an element inside an adapter, r rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from labkit.models.methods import DTYPE_BYTES, Method, Step
+from labkit.models.shapes import ModelShape
+
+QKV, GATE_UP = {"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}
+
+
+def element_bytes(method: Method) -> int:
+    """e: bytes of an element of the residual stream. K-bit preparation raises norms and embeddings, so e, to 4."""
+    return 4 if method.kbit_prepare else DTYPE_BYTES[method.dtype]
+
+
+def autocast(method: Method) -> bool:
+    """Whether the step runs under bf16 autocast."""
+    return method.uses_adapters and method.adapter_dtype == "autocast"
+
+
+def compute_bytes(method: Method) -> int:
+    """Bytes of an element that a matrix product works on and returns: 2 under autocast, else e."""
+    return 2 if autocast(method) else element_bytes(method)
+
+
+def adapter_element_bytes(method: Method) -> int:
+    """a: bytes of an element inside an adapter: 4 for float32 adapters, else 2 (autocast computes in bf16)."""
+    return 4 if method.adapter_dtype == "float32" else 2
+
+
+def shares_input(method: Method) -> bool:
+    """Whether adapters use the layer's own activation, so that q, k and v (gate and up) keep one input between them.
+
+    Not so if dropout makes a new tensor, or if the element types differ: PEFT casts the input once per module. Under
+    autocast PEFT's plain LoRA casts to float32 and autocast back to bf16; its bitsandbytes layer leaves the cast out.
+    """
+    same_type = adapter_element_bytes(method) == element_bytes(method)
+    return method.dropout == 0 and same_type and (method.quantized or not autocast(method))
+
+
+def norm_bytes(shape: ModelShape, method: Method, *, trains: bool) -> int:
+    """Bytes per token of the RMSNorms: 2 * 4h for the float32 input, 8 for two rsqrt; Qwen3 adds 4(q + k) + rsqrt.
+
+    A norm whose weight trains also keeps its normalized input: e * width.
+    """
+    width, rows = 2 * shape.hidden_size, 2
+    if shape.qk_norm:
+        width, rows = width + shape.q_size + shape.kv_size, rows + shape.n_heads + shape.n_kv_heads
+    return (4 + (element_bytes(method) if trains else 0)) * width + 4 * rows
+
+
+def attention_bytes(shape: ModelShape, method: Method, step: Step, *, keeps_output: bool) -> int:
+    """Bytes of a whole batch: queries and keys after rotation, values, and what the kernel keeps.
+
+    Flash: e(q + k) + e k + the output e q + the float32 logsumexp, 4 per head. A padded batch needs a dense mask: keys
+    and values are repeated to the query heads (2e(q - k) more), and e s^2 per sequence for the mask. Eager: keys and
+    values repeated, softmax in float32 (4) and its 16-bit copy (2) per score, 6 * heads * s^2 per sequence in all; the
+    output is kept only if o_proj needs it as its input.
+    """
+    e = compute_bytes(method)
+    q, k, scores = shape.q_size, shape.kv_size, step.batch * step.seq_len**2
+    if step.attention == "eager":
+        softmax = 4 if e == 4 else 4 + e
+        return step.tokens * e * (3 * q + (q if keeps_output else 0)) + softmax * shape.n_heads * scores
+    flash = step.tokens * (e * (2 * q + 2 * k) + 4 * shape.n_heads)
+    return flash + (step.tokens * 2 * e * (q - k) + e * scores if step.padded else 0)
+
+
+def mlp_bytes(shape: ModelShape, method: Method) -> int:
+    """Bytes per token of gate, silu(gate) and up: 3 e i (their product is down_proj's input)."""
+    return 3 * element_bytes(method) * shape.intermediate_size
+
+
+def input_bytes(shape: ModelShape, method: Method, targets: tuple[str, ...]) -> int:
+    """Bytes per token of the inputs that weight gradients need, shared between linears: e(h + h + i) at most.
+
+    q, k and v share one, gate and up share one; o_proj's is the attention output, counted in `attention_bytes`.
+    """
+    named = set(targets)
+    hidden = shape.hidden_size * (bool(named & QKV) + bool(named & GATE_UP))
+    return element_bytes(method) * (hidden + (shape.intermediate_size if "down_proj" in named else 0))
+
+
+def adapter_bytes(shape: ModelShape, method: Method) -> int:
+    """Bytes per token that the adapters of a layer keep: a r each, and their inputs.
+
+    Inputs that cannot be shared cost a * d_in per adapted linear, plus a one-byte dropout mask (CUDA's fused dropout).
+    DoRA (PEFT) keeps its LoRA output, a * d_out, and the base output that the magnitude scales: e * d_out, or with
+    dropout, which runs the base linear again in the adapter's type, a * d_out.
+    """
+    a, linears = adapter_element_bytes(method), shape.linears()
+    saved = a * method.rank * len(method.targets)
+    if shares_input(method):
+        saved += input_bytes(shape, method, method.targets)
+    else:
+        saved += sum(linears[name][0] for name in method.targets) * (a + (1 if method.dropout else 0))
+    if method.uses_magnitude:
+        base = a if method.dropout else element_bytes(method)
+        saved += sum(linears[name][1] for name in method.targets) * (a + base)
+    return saved
+
+
+def dora_fixed_bytes(shape: ModelShape, method: Method) -> int:
+    """Bytes that DoRA keeps per layer, whatever the tokens: norm, magnitude / norm and that minus 1, 3 a d_out.
+
+    With dropout PEFT computes the base output a second time, from the dropped input, and autograd keeps the weight in
+    the adapter's type for it: a d_in d_out.
+    """
+    if not method.uses_magnitude:
+        return 0
+    a, linears = adapter_element_bytes(method), shape.linears()
+    return a * sum(d_out * (3 + (d_in if method.dropout else 0)) for d_in, d_out in map(linears.get, method.targets))
+
+
+def autocast_bytes(shape: ModelShape, method: Method) -> int:
+    """Bytes of one layer's adapters in bf16, copies that autocast makes and autograd keeps: 2r(in + out)."""
+    if not autocast(method):
+        return 0
+    return 2 * method.rank * sum(sum(shape.linears()[name]) for name in method.targets)
+
+
+def layer_bytes(shape: ModelShape, method: Method, step: Step, *, trains: bool, adapted: bool) -> int:
+    """Bytes that one decoder layer keeps for a batch.
+
+    Args:
+        trains: its own weights train (full, or a selected layer of spectrum).
+        adapted: it carries adapters.
+    """
+    keeps_output = trains or (adapted and shares_input(method) and "o_proj" in method.targets)
+    per_token = norm_bytes(shape, method, trains=trains) + mlp_bytes(shape, method)
+    if trains:
+        per_token += input_bytes(shape, method, tuple(shape.linears()))
+    if adapted:
+        per_token += adapter_bytes(shape, method)
+    whole = attention_bytes(shape, method, step, keeps_output=keeps_output)
+    return step.tokens * per_token + whole + (dora_fixed_bytes(shape, method) if adapted else 0)
+
+
+def mlp_half_bytes(shape: ModelShape, method: Method, step: Step, *, trains: bool, adapted: bool) -> int:
+    """Bytes of `layer_bytes` that belong to the MLP and its norm: gone when the backward pass reaches the attention."""
+    mlp = tuple(name for name in method.targets if name in GATE_UP or name == "down_proj")
+    per_token = mlp_bytes(shape, method) + 4 * shape.hidden_size
+    if trains:
+        per_token += element_bytes(method) * (2 * shape.hidden_size + shape.intermediate_size)
+    if adapted and mlp:
+        per_token += adapter_bytes(shape, replace(method, targets=mlp))
+    return step.tokens * per_token
+
+
+def before_first_gradient_bytes(shape: ModelShape, method: Method, step: Step) -> int:
+    """Bytes that the first trained layer does *not* keep, because its input needs no gradient (no checkpointing).
+
+    The first norm's float32 input, 4h per token; if no adapter sits on q, k or v, the attention before the first
+    adapter too; if none sits before down_proj, everything but the adapters.
+    """
+    if method.kind == "full":  # the embedding trains, so its output needs a gradient
+        return 0
+    if method.kind == "spectrum" or QKV & set(method.targets):
+        return step.tokens * 4 * shape.hidden_size
+    norms, half = norm_bytes(shape, method, trains=False), 4 * shape.hidden_size + 4
+    attention = attention_bytes(shape, method, step, keeps_output=False)
+    if "o_proj" in method.targets:
+        return attention + step.tokens * (norms - half)
+    mlp = 0 if GATE_UP & set(method.targets) else mlp_bytes(shape, method)
+    return attention + step.tokens * (norms + mlp)
+
+
+def saved_bytes(shape: ModelShape, method: Method, step: Step) -> int:
+    """Bytes that all decoder layers together keep until the backward pass.
+
+    With checkpointing each layer's input, e h per token, and nothing else; frozen layers too, because transformers then
+    makes the embedding's output require a gradient. Without, nothing is kept below the first trained layer.
+    """
+    if step.checkpointing:
+        return shape.n_layers * step.tokens * element_bytes(method) * shape.hidden_size
+    chosen = len(method.layers) or shape.n_layers
+    frozen = shape.n_layers - min(method.layers, default=0) - chosen
+    adapted = method.uses_adapters
+    one = layer_bytes(shape, method, step, trains=not adapted, adapted=adapted) + autocast_bytes(shape, method)
+    bare = layer_bytes(shape, method, step, trains=False, adapted=False)
+    return chosen * one + frozen * bare - before_first_gradient_bytes(shape, method, step)
+
+
+def head_saved_bytes(shape: ModelShape, method: Method, step: Step) -> int:
+    """Bytes that the final norm and the LM head's input keep: 4h per token, and e h for each of two more.
+
+    The normalized input is kept if the norm trains; the LM head's input if the LM head trains or the loss recomputes
+    the logits from it (fused, chunked).
+    """
+    e, trains = element_bytes(method), method.kind == "full"
+    inputs = (e if trains else 0) + (e if trains or step.loss != "full" else 0)
+    return step.tokens * ((4 + inputs) * shape.hidden_size + 4)

@@ -1,0 +1,300 @@
+"""The memory of one training step in closed form: who holds how many bytes, at which moment of the step.
+
+A step passes through a few moments that can be its peak: loading, the end of the forward pass, the cross-entropy's
+gradient, the backward pass of the top and of the bottom layer, the embedding's gradient, the optimizer's update. Each
+is a dictionary of bytes; the prediction is the largest of them. It is a steady state (second step or later: optimizer
+states exist), in bytes as requested: CUDA rounds each tensor up to 512, and the CUDA context, cuBLAS workspaces and
+the allocator's unused reserve (``reserved`` - ``allocated``) come on top.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from labkit.errors import LabError
+from labkit.models.methods import DTYPE_BYTES, Method, Step
+from labkit.models.shapes import ModelShape
+from labkit.theory import activations as act
+from labkit.theory import transients as moving
+
+COMPONENTS = (
+    "parameters",
+    "quantization_constants",
+    "adapters",
+    "gradients",
+    "optimizer_states",
+    "activations",
+    "logits",
+    "temporary",
+)
+PHASES = ("load", "forward", "backward", "optimizer")
+STATES_32BIT_BELOW = 4096  # bitsandbytes keeps 32-bit states for smaller tensors (min_8bit_size)
+PAGED_FROM = 100_000  # bitsandbytes pages states from this many elements on
+
+Tensors = list[tuple[int, int, int]]  # (how many tensors, elements in each, bytes per element)
+Moment = tuple[str, dict[str, int]]  # phase, bytes by component
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `predict` returns; all sizes in bytes.
+
+    Attributes:
+        settings: model, method and step as plain values.
+        trainable_params: elements that get a gradient.
+        total_params: elements of the base model (tied once) and of the adapters.
+        static_bytes: parameters + quantization constants + adapters + optimizer states on the GPU.
+        peak_allocated_bytes: the step's largest moment; comparable with ``torch.cuda.max_memory_allocated``.
+        peak_phase: the phase (see `PHASES`) of that moment.
+        components: bytes at that moment by component (see `COMPONENTS`); they sum to the peak.
+        phases: the peak of each phase.
+    """
+
+    settings: dict[str, Any]
+    trainable_params: int
+    total_params: int
+    static_bytes: int
+    peak_allocated_bytes: int
+    peak_phase: str
+    components: dict[str, int]
+    phases: dict[str, int]
+
+
+def predict(shape: ModelShape, method: Method, step: Step) -> Prediction:
+    """Predict the peak GPU memory of one training step.
+
+    Raises:
+        LabError: a selected layer that the model does not have, or autocast over a float32 base (not treated).
+    """
+    _check(shape, method)
+    moments = _moments(shape, method, step)
+    phases = {phase: max(sum(held.values()) for name, held in moments if name == phase) for phase in PHASES}
+    peak_phase, peak = max(moments, key=lambda moment: sum(moment[1].values()))
+    settings = {"model": shape.name, "method": asdict(method), "step": asdict(step)}
+    return Prediction(
+        settings=settings,
+        trainable_params=_elements(trainable_tensors(shape, method)),
+        total_params=shape.n_params + _elements(adapter_tensors(shape, method)),
+        static_bytes=sum(_resident(shape, method, step).values()),
+        peak_allocated_bytes=sum(peak.values()),
+        peak_phase=peak_phase,
+        components={name: peak.get(name, 0) for name in COMPONENTS},
+        phases=phases,
+    )
+
+
+def gpu_capacity() -> int | None:
+    """Bytes of memory of the current CUDA device, to hold a prediction against; None without one.
+
+    Not all of it is for tensors: the CUDA context, cuBLAS workspaces and other programs take some.
+    """
+    import torch
+
+    return torch.cuda.get_device_properties().total_memory if torch.cuda.is_available() else None
+
+
+def _check(shape: ModelShape, method: Method) -> None:
+    if method.layers and method.layers[-1] >= shape.n_layers:
+        rule = f"{shape.name} has the layers 0 to {shape.n_layers - 1}"
+        raise LabError(f"layers={method.layers}", rule, "name layers that exist")
+    if method.uses_adapters and method.adapter_dtype == "autocast" and method.dtype == "float32":
+        rule = "autocast over a float32 base keeps a second, 16-bit copy of it and is not treated here"
+        raise LabError("adapter_dtype='autocast' with dtype='float32'", rule, "load the base in bfloat16")
+
+
+# --- what is resident: exact -----------------------------------------------------------------------------------------
+
+
+def adapter_tensors(shape: ModelShape, method: Method) -> Tensors:
+    """A (r, in) and B (out, r) of every adapted linear and, for DoRA, a magnitude (out).
+
+    On a quantized base TRL 1.16 makes adapters bf16 but leaves the magnitude float32: in bf16 its small updates would
+    be rounded away. On a plain base PEFT's ``autocast_adapter_dtype=False`` gives both the base's type.
+    """
+    if not method.uses_adapters:
+        return []
+    size = 2 if method.adapter_dtype == "bfloat16" else 4
+    layers, tensors = len(method.layers) or shape.n_layers, []
+    for name in method.targets:
+        d_in, d_out = shape.linears()[name]
+        tensors += [(layers, method.rank * d_in, size), (layers, method.rank * d_out, size)]
+        tensors += [(layers, d_out, 4 if method.quantized else size)] if method.uses_magnitude else []
+    return tensors
+
+
+def trainable_tensors(shape: ModelShape, method: Method) -> Tensors:
+    """The tensors that get a gradient: all, the selected layers', or the adapters'."""
+    if method.uses_adapters:
+        return adapter_tensors(shape, method)
+    size = DTYPE_BYTES[method.dtype]
+    if method.kind == "full":
+        return [(count, elements, size) for count, elements in shape.tensors().values()]
+    outside = {"embed_tokens", "lm_head"}
+    inside = {name: tensor for name, tensor in shape.tensors().items() if name not in outside}
+    per_layer = [(count // shape.n_layers, elements) for count, elements in inside.values()]
+    return [(count * len(method.layers), elements, size) for count, elements in per_layer]
+
+
+def parameter_bytes(shape: ModelShape, method: Method) -> int:
+    """Bytes of the base model: NF4 packs two weights of a decoder linear into one byte.
+
+    Embeddings, LM head, norms and biases are never quantized; k-bit preparation raises them to float32.
+    """
+    size = DTYPE_BYTES[method.dtype]
+    if not method.quantized:
+        return size * shape.n_params
+    packed = shape.n_layers * sum(-(-d_in * d_out // 2) for d_in, d_out in shape.linears().values())
+    return packed + (4 if method.kbit_prepare else size) * (shape.n_params - shape.linear_params())
+
+
+def quantization_bytes(shape: ModelShape, method: Method) -> int:
+    """Bytes of NF4's constants (bitsandbytes ``QuantState``), linear by linear.
+
+    Plain: float32 absmax per block and the 16 code values (64 bytes). Double quantization (Dettmers et al. 2023,
+    section 3): one byte per block, float32 per 256 blocks, a float32 offset, the 16 code values, and the 256 code
+    values of the second level (1,024 bytes, a copy per linear).
+    """
+    if not method.quantized:
+        return 0
+    total = 0
+    for d_in, d_out in shape.linears().values():
+        blocks = -(-d_in * d_out // method.block_size)
+        constants = blocks + 4 * -(-blocks // 256) + 4 + 1024 if method.double_quant else 4 * blocks
+        total += shape.n_layers * (constants + 64)
+    return total
+
+
+def optimizer_bytes(tensors: Tensors, optimizer: str) -> int:
+    """Bytes of the optimizer's states on the GPU.
+
+    AdamW keeps two moments in the parameter's own type; fused also a float32 step counter per tensor (foreach keeps it
+    on the CPU). 8-bit (bitsandbytes): two bytes per element, two float32 absmax per 256, and two shared 256-value
+    codes; tensors below 4,096 elements keep 32-bit moments. Paged: moments of 100,000 elements or more live in managed
+    memory outside the CUDA allocator, their absmax does not. SGD without momentum keeps nothing.
+    """
+    if optimizer == "sgd":
+        return 0
+    if optimizer in ("adamw", "adamw_foreach"):
+        counter = 4 if optimizer == "adamw" else 0
+        return sum(count * (2 * elements * size + counter) for count, elements, size in tensors)
+    paged = optimizer == "paged_adamw_8bit"
+    total = 2048 if any(elements >= STATES_32BIT_BELOW for count, elements, _ in tensors) else 0
+    for count, elements, _ in tensors:
+        if elements < STATES_32BIT_BELOW:
+            total += count * 8 * elements
+        else:
+            moments = 0 if paged and elements >= PAGED_FROM else 2 * elements
+            total += count * (moments + 8 * -(-elements // 256))
+    return total
+
+
+def _elements(tensors: Tensors) -> int:
+    return sum(count * elements for count, elements, _ in tensors)
+
+
+def _bytes(tensors: Tensors) -> int:
+    return sum(count * elements * size for count, elements, size in tensors)
+
+
+def _resident(shape: ModelShape, method: Method, step: Step) -> dict[str, int]:
+    """Bytes that stay through the whole step, by component."""
+    return {
+        "parameters": parameter_bytes(shape, method),
+        "quantization_constants": quantization_bytes(shape, method),
+        "adapters": _bytes(adapter_tensors(shape, method)),
+        "optimizer_states": optimizer_bytes(trainable_tensors(shape, method), step.optimizer),
+    }
+
+
+# --- the moments of a step -------------------------------------------------------------------------------------------
+
+
+def _moments(shape: ModelShape, method: Method, step: Step) -> list[Moment]:
+    """Every moment that can be the peak, as (phase, bytes by component)."""
+    resident = _resident(shape, method, step)
+    loaded = {name: size for name, size in resident.items() if name != "optimizer_states"}
+    passing = [
+        *(("forward", held) for held in _forward(shape, method, step)),
+        *(("backward", held) for held in _loss_backward(shape, method, step)),
+        *(("backward", held) for held in _layers_backward(shape, method, step)),
+        *(("backward", held) for held in _embedding_backward(shape, method, step)),
+        ("optimizer", _update(shape, method, step)),
+    ]
+    return [("load", loaded), *((phase, resident | held) for phase, held in passing)]
+
+
+def _forward(shape: ModelShape, method: Method, step: Step) -> list[dict[str, int]]:
+    """Inside the last layer, and at the loss."""
+    saved, head = act.saved_bytes(shape, method, step), act.head_saved_bytes(shape, method, step)
+    layer = {"activations": saved, "temporary": moving.forward_layer_bytes(shape, method, step)}
+    logits = moving.logit_bytes(shape, method, step, backward=False)
+    cast = moving.head_cast_bytes(shape, method, step, backward=False)
+    return [layer, {"activations": saved + head, "logits": logits, "temporary": cast}]
+
+
+def _loss_backward(shape: ModelShape, method: Method, step: Step) -> list[dict[str, int]]:
+    """At the logits' gradient, and at the LM head's."""
+    activations = act.saved_bytes(shape, method, step) + act.head_saved_bytes(shape, method, step)
+    moved = moving.head_cast_bytes(shape, method, step, backward=True)
+    moved += moving.head_gradient_bytes(shape, method, step)
+    logits = moving.logit_bytes(shape, method, step, backward=True)
+    weight = moving.head_weight_gradient_bytes(shape, method, step)
+    return [
+        {"activations": activations, "logits": logits, "temporary": moved},
+        {"activations": activations, "temporary": weight},
+    ]
+
+
+def _layers_backward(shape: ModelShape, method: Method, step: Step) -> list[dict[str, int]]:
+    """Inside the top layer (all activations, few gradients) and inside the lowest (the reverse).
+
+    The LM head's gradient waits for the embedding's if the two are tied: it is temporary until they are added.
+    """
+    residual = step.tokens * act.element_bytes(method) * shape.hidden_size
+    matrix = DTYPE_BYTES[method.dtype] * shape.embedding_params() if method.kind == "full" else 0
+    waiting, done = (matrix, 0) if shape.tied_embeddings else (0, matrix)
+    saved = act.saved_bytes(shape, method, step)
+    one, flight, _ = _layer_backward(shape, method, step, shape.n_layers - 1)
+    again = one if step.checkpointing else 0
+    top = {"gradients": done, "activations": saved + again, "temporary": flight + waiting}
+    lowest = 0 if step.checkpointing else min(method.layers, default=0)
+    one, flight, own = _layer_backward(shape, method, step, lowest)
+    gradients = _bytes(trainable_tensors(shape, method)) - matrix - own
+    kept = one + (residual if step.checkpointing else 0)
+    return [top, {"gradients": gradients, "activations": kept, "temporary": flight + waiting}]
+
+
+def _layer_backward(shape: ModelShape, method: Method, step: Step, layer: int) -> tuple[int, int, int]:
+    """Of one layer: bytes kept or recomputed, bytes in flight, bytes of the gradients that it will leave.
+
+    A float32 residual stream (no cast) makes the checkpoint itself the first norm's input: 4h are not held twice.
+    """
+    chosen = not method.layers or layer in method.layers
+    trains, adapted = chosen and not method.uses_adapters, chosen and method.uses_adapters
+    kept = act.layer_bytes(shape, method, step, trains=trains, adapted=adapted)
+    if step.checkpointing and act.element_bytes(method) == 4:
+        kept -= step.tokens * 4 * shape.hidden_size
+    flight = moving.backward_layer_bytes(shape, method, step, trains=trains, adapted=adapted)
+    per_layer = _bytes(adapter_tensors(shape, method)) // (len(method.layers) or shape.n_layers)
+    own = DTYPE_BYTES[method.dtype] * shape.layer_params() if trains else per_layer
+    return kept, flight, own if chosen else 0
+
+
+def _embedding_backward(shape: ModelShape, method: Method, step: Step) -> list[dict[str, int]]:
+    """The embedding's gradient, the last of full fine-tuning: e V h, dense, beside every other gradient.
+
+    A tied matrix already has one from the LM head, and autograd adds the two into a third.
+    """
+    if method.kind != "full":
+        return []
+    size = DTYPE_BYTES[method.dtype]
+    matrix, incoming = size * shape.embedding_params(), step.tokens * size * shape.hidden_size
+    temporary = max(3 * matrix, 2 * matrix + incoming) if shape.tied_embeddings else matrix + incoming
+    return [{"gradients": _bytes(trainable_tensors(shape, method)) - matrix, "temporary": temporary}]
+
+
+def _update(shape: ModelShape, method: Method, step: Step) -> dict[str, int]:
+    """All gradients; foreach AdamW adds the square roots of all second moments, one set as large as the gradients."""
+    gradients = _bytes(trainable_tensors(shape, method))
+    return {"gradients": gradients, "temporary": gradients if step.optimizer == "adamw_foreach" else 0}
