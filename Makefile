@@ -1,0 +1,45 @@
+# The book's commands. `make lab` and `make test` are all that most people need.
+#
+#   PYTHON=python3.12     build .venv with this Python (default: the first fitting one)
+#   LABKIT_LANG=zh        language of `make lab`
+#   PROFILE=laptop        profile of `make book`: tiny, laptop or gpu
+
+LABKIT_LANG ?= en
+PROFILE ?= tiny
+
+# Any Python will do to start the setup script, which then looks for one that fits.
+ANY_PYTHON = $(shell command -v python3 || command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python)
+BIN := .venv/bin
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300
+
+.PHONY: help setup lab book test
+
+help:
+	@echo "make setup   install everything into .venv, once"
+	@echo "make lab     setup, then JupyterLab on lesson 00"
+	@echo "make book    setup, then execute the whole book and export it to build/book"
+	@echo "make test    setup, then all checks"
+
+setup:
+	@test -n "$(ANY_PYTHON)" || { echo "setup: error: no Python found. Fix: install Python 3.11, 3.12 or 3.13."; exit 1; }
+	@"$(ANY_PYTHON)" scripts/setup_env.py
+
+lab: setup
+	$(BIN)/labkit lab --lang $(LABKIT_LANG)
+
+book: setup
+	$(BIN)/labkit run --profile $(PROFILE) --lang en --html build/book
+	$(BIN)/labkit run --profile $(PROFILE) --lang zh --html build/book
+
+# Cheap checks first. Nothing may reach for a model hub. The code cells of both languages are the same (a test says so),
+# so only the English solutions are executed.
+CHECKED := HF_HUB_OFFLINE=1 LABKIT_PROFILE=tiny LABKIT_LANG=en
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/labkit build --check
+	$(CHECKED) $(BIN)/python -m pytest
+	rm -rf build/solutions
+	$(BIN)/labkit build --solutions
+	$(CHECKED) $(BIN)/python -m pytest $(NBVAL) build/solutions/en
