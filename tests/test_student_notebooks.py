@@ -21,7 +21,6 @@ from labkit.course.lessons import lesson_paths
 from labkit.page.records import PREFIX
 
 LESSONS = [path.stem for path in lesson_paths()]
-LESSON_SECONDS = 60
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync --virtual-time-budget=5000 --dump-dom"
@@ -55,7 +54,6 @@ def executed(request, tmp_path_factory):
 
 def test_it_runs_unsolved_from_top_to_bottom(executed):
     assert executed.result.ok, executed.result.error
-    assert executed.result.seconds < LESSON_SECONDS
 
 
 def test_every_question_says_that_it_was_not_attempted(executed):
