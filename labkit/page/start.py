@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from labkit import __version__
-from labkit.models.profiles import current_profile
+from labkit.models.profiles import current_profile, limit_threads
 from labkit.models.weights import place, set_cache_environment
 from labkit.page.labels import language, text
 from labkit.page.records import mark_cell_start, shell
@@ -44,6 +44,7 @@ def start(lang: str) -> None:
         )
         return
     profile = current_profile()
+    limit_threads(profile)
     print(
         text(
             f"labkit {__version__} · profile {profile.name} · model {profile.model}",

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from labkit.errors import LabError
-from labkit.models.profiles import PROFILES, compute_dtype, current_profile, profile_of, settled_method
+from labkit.models.profiles import PROFILES, compute_dtype, current_profile, limit_threads, profile_of, settled_method
 from labkit.models.shapes import CATALOGUE
 
 
@@ -139,3 +139,17 @@ def test_torch_knows_every_dtype_that_a_profile_can_settle_on():
 
 def test_a_profile_is_found_by_name():
     assert profile_of("laptop") is PROFILES["laptop"]
+
+
+def test_the_tiny_model_computes_with_one_thread_unless_told_otherwise(monkeypatch):
+    import torch
+
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    limit_threads(PROFILES["tiny"])
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    limit_threads(PROFILES["laptop"])
+    assert chosen == []
+    limit_threads(PROFILES["tiny"])
+    assert chosen == [1]
