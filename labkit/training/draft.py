@@ -1,0 +1,65 @@
+"""The folder of a run while it is being made: refused early where it could not be finished, published in one rename."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit.errors import LabError
+from labkit.files import writing
+
+SPARE_BYTES = 64 * 2**20  # record, samples, the file system's own needs
+
+
+@dataclass
+class Draft:
+    """A run in the making: its ``folder``, and whether that already holds something worth keeping."""
+
+    folder: Path
+    keep: bool = False  # from when the trained weights are saved
+
+
+@contextlib.contextmanager
+def draft_folder(out: Path | str, *, needed_bytes: int) -> Iterator[Draft]:
+    """A folder beside ``out`` that becomes ``out`` at the end, or earlier if an error comes after ``keep`` was set.
+
+    Raises:
+        LabError: ``out`` holds something already, cannot be written, or has too little room: before anything is run.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LabError(str(out), "this holds something already and finished work is kept", "name another folder")
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Draft(Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.")))
+    try:
+        _check_room(out, needed_bytes + SPARE_BYTES)
+        yield draft
+    except BaseException:
+        if draft.keep:
+            _publish(draft, out)
+        raise
+    else:
+        _publish(draft, out)
+    finally:
+        shutil.rmtree(draft.folder, ignore_errors=True)
+
+
+def _publish(draft: Draft, out: Path) -> None:
+    with writing(out):
+        os.chmod(draft.folder, 0o755)
+        if out.is_dir():
+            out.rmdir()  # empty, or this fails; Windows cannot rename onto a folder
+        os.replace(draft.folder, out)
+
+
+def _check_room(out: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(out.parent).free
+    if free < needed_bytes:
+        rule = f"the trained weights need {needed_bytes / 1e9:.2f} GB there and {free / 1e9:.2f} GB are free"
+        raise LabError(str(out), rule, "free some space or name a folder on a larger disk")

@@ -1,0 +1,215 @@
+"""What a training step really allocates, tensor by tensor, on a CPU: the instruments of lesson 01.
+
+A `Ledger` sees every operation and books each storage when it appears and when it is released, so its peak is what
+``torch.cuda.max_memory_allocated`` would report, but for the temporaries that a kernel keeps to itself.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from labkit.models.methods import Method
+from labkit.models.shapes import ModelShape
+from labkit.training.loading import load_base, load_tokenizer, lora_config, quiet
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    from labkit.models.profiles import Profile
+
+
+class Ledger(TorchDispatchMode):
+    """Books the storages of a block: ``with Ledger([...]) as ledger: ...``. CPU and meta tensors only.
+
+    On CUDA, autograd's own thread runs the backward pass, where no mode of this thread is active.
+
+    Args:
+        resident: tensors that are there already; they count from the start, until they are released.
+
+    Attributes:
+        curve: bytes held at the start and after every allocation and release inside the block.
+        starts: phase -> index in ``curve`` at which it began (see `mark`).
+    """
+
+    def __init__(self, resident: Iterable[torch.Tensor] = ()) -> None:
+        super().__init__()
+        self._held: dict[int, int] = {}
+        self._now, self._open = 0, False
+        self.curve: list[int] = []
+        self.starts: dict[str, int] = {}
+        for tensor in resident:
+            self._book(tensor.untyped_storage())
+
+    def __enter__(self) -> Ledger:
+        self._open = True
+        self.curve.append(self._now)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._open = False
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._book(tensor.untyped_storage())
+        return result
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that was held at once inside the block."""
+        return max(self.curve)
+
+    def mark(self, phase: str) -> None:
+        """Note that ``phase`` begins now."""
+        self.starts[phase] = len(self.curve) - 1
+
+    def _book(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self._held:
+            return
+        self._held[storage._cdata] = storage.nbytes()
+        weakref.finalize(storage, self._release, storage._cdata).atexit = False
+        self._change(storage.nbytes())
+
+    def _release(self, key: int) -> None:
+        self._change(-self._held.pop(key))
+
+    def _change(self, size_bytes: int) -> None:
+        self._now += size_bytes
+        if self._open:
+            self.curve.append(self._now)
+
+
+def peak_bytes(run: Callable[[], object], *, resident: Iterable[torch.Tensor] = ()) -> int:
+    """Bytes that ``run()`` holds at its peak, beyond the ``resident`` tensors."""
+    with Ledger(resident) as ledger:
+        run()
+    return ledger.peak_bytes - ledger.curve[0]
+
+
+def random_model(shape: ModelShape, *, dtype: str = "bfloat16", device: str = "cpu") -> PreTrainedModel:
+    """transformers' model of this shape with random weights, ready to train; on ``meta`` it takes no memory."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        shape.architecture,
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.n_layers,
+        num_attention_heads=shape.n_heads,
+        num_key_value_heads=shape.n_kv_heads,
+        head_dim=shape.head_dim,
+        tie_word_embeddings=shape.tied_embeddings,
+    )
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+    return model.train()
+
+
+def add_adapters(model: PreTrainedModel, method: Method) -> PeftModel:
+    """``model`` with the adapters of ``method``, in its adapter type (PEFT's default: float32)."""
+    from peft import get_peft_model
+
+    in_float32 = method.adapter_dtype != "bfloat16"
+    on_meta = next(model.parameters()).is_meta
+    with quiet():
+        return get_peft_model(
+            model, lora_config(method), autocast_adapter_dtype=in_float32, low_cpu_mem_usage=on_meta
+        ).train()
+
+
+def checkpointed(model: Any) -> Any:
+    """``model`` with gradient checkpointing switched on, for a PEFT model as Trainer does it."""
+    with quiet():
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable()
+        if hasattr(model, "peft_config"):
+            model.enable_input_require_grads()  # else no gradient would enter the checkpointed layers
+    return model
+
+
+def make_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """torch's fused AdamW over the parameters that train: transformers' default."""
+    return torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], fused=True)
+
+
+def train_step(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ids: torch.Tensor,
+    mark: Callable[[str], object] = lambda phase: None,
+) -> None:
+    """One forward pass with transformers' own loss, one backward pass, one update; gradients are gone afterwards.
+
+    Args:
+        ids: token ids (batch, seq_len), also the labels.
+        mark: called with ``forward``, ``backward`` and ``optimizer`` as each begins.
+    """
+    with quiet():
+        mark("forward")
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        mark("backward")
+        loss.backward()
+        del loss
+        mark("optimizer")
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def record_step(model: torch.nn.Module, ids: torch.Tensor) -> Ledger:
+    """The ledger of a second step on the CPU (the first one makes the optimizer's states)."""
+    optimizer = make_optimizer(model)
+    train_step(model, optimizer, ids)
+    states = [tensor for state in optimizer.state.values() for tensor in state.values()]
+    with Ledger([*model.parameters(), *model.buffers(), *states, ids]) as ledger:
+        train_step(model, optimizer, ids, ledger.mark)
+    return ledger
+
+
+def step_seconds(model: torch.nn.Module, ids: torch.Tensor, *, repeats: int = 5) -> float:
+    """Seconds of the fastest of ``repeats`` steps on the CPU: the one that other programs disturbed least."""
+    optimizer, times = make_optimizer(model), []
+    for _ in range(repeats + 1):  # the first one warms up and is not counted
+        started = time.perf_counter()
+        train_step(model, optimizer, ids)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def real_model(profile: Profile, method: Method) -> torch.nn.Module:
+    """The profile's pretrained model with the adapters of ``method``, checkpointed, on the GPU if there is one."""
+    from labkit.models.weights import locate
+
+    weights = locate(profile)
+    with quiet():
+        base = load_base(weights, method, tokenizer=load_tokenizer(weights))
+    return checkpointed(add_adapters(base, method))
+
+
+def measured_peak_bytes(profile: Profile, method: Method, *, seq_len: int) -> int | None:
+    """Peak of a second step of the profile's real model on one sequence: by CUDA's own counter, or by a ledger.
+
+    None where a model that needs CUDA has none: then nothing is loaded.
+    """
+    has_cuda = torch.cuda.is_available()
+    if profile.needs_cuda and not has_cuda:
+        return None
+    model = real_model(profile, method)
+    ids = torch.randint(0, model.config.vocab_size, (1, seq_len), device=model.device)
+    if not has_cuda:
+        return record_step(model, ids).peak_bytes
+    optimizer = make_optimizer(model)
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        train_step(model, optimizer, ids)
+    return torch.cuda.max_memory_allocated()

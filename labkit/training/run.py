@@ -1,0 +1,271 @@
+"""A whole fine-tuning run: check, load, measure, train, save, measure again, record. ``labkit sft`` is this function.
+
+Nothing half-written is taken for a run: everything is made in a folder beside ``out`` and moved there in one rename. A
+trained adapter is never lost: if the measurement after training fails, the adapter is kept and the record says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labkit.errors import LabError
+from labkit.files import writing
+from labkit.models.methods import Method
+from labkit.models.profiles import Profile, limit_threads, profile_of, settled_method
+from labkit.models.shapes import ModelShape, shape_of
+from labkit.theory.memory import predict
+from labkit.training import evaluate
+from labkit.training.checkpoints import located, save_trained, saved_bytes
+from labkit.training.constraints import violations
+from labkit.training.data import PUBLIC_SETS, Example, load
+from labkit.training.draft import Draft, draft_folder
+from labkit.training.measure import Meter
+from labkit.training.record import RunRecord, hardware, profile_as_dict, versions
+
+if TYPE_CHECKING:
+    from labkit.models.weights import Weights
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+LOSS_BATCH, ANSWER_BATCH = 16, 48  # rows per forward pass of the two measurements
+
+
+def adjusted(profile: Profile, **changes: Any) -> Profile:
+    """``profile`` with some of its own or its method's values changed, e.g. ``adjusted(p, steps=20, rank=4)``.
+
+    A new rank without a new alpha keeps alpha/rank, the factor of the update.
+
+    Raises:
+        LabError: a name that neither has, or a value that they refuse.
+    """
+    of_method = {item.name for item in fields(Method)}
+    known = {item.name for item in fields(Profile)} | of_method
+    for name in changes:
+        if name not in known:
+            raise LabError(f"{name}={changes[name]!r}", "no setting of a run has this name", f"use {_listed(known)}")
+    mine = {name: changes.pop(name) for name in list(changes) if name in of_method and name != "dtype"}
+    method = changes.pop("method", profile.method)
+    if "rank" in mine and "alpha" not in mine:
+        mine["alpha"] = None  # lets Method refuse a bad rank before it is multiplied
+        mine["alpha"] = method.scale * replace(method, **mine).rank
+    return replace(profile, **changes, method=replace(method, **mine))
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def rows_of(profile: Profile, split: str) -> list[Example]:
+    """The profile's rows of a split: at most ``train_rows`` or ``eval_rows``, the same ones every time."""
+    limit = profile.train_rows if split == "train" else profile.eval_rows
+    if profile.data in PUBLIC_SETS:
+        return load(profile.data, split, limit=limit)
+    rows = load(profile.data, split, language=profile.language)
+    return rows if len(rows) <= limit else load(profile.data, split, language=profile.language, limit=limit)
+
+
+def run_sft(
+    profile: Profile | str,
+    out: Path | str,
+    *,
+    seed: int = 0,
+    force: bool = False,
+    truncate: bool = False,
+    weights: Weights | None = None,
+    rows: tuple[Sequence[Example], Sequence[Example]] | None = None,
+    on_event: OnEvent | None = None,
+    bar: bool = True,
+    **changes: Any,
+) -> RunRecord:
+    """Fine-tune the profile's model, measure it before and after, and write ``out``.
+
+    ``out`` then holds ``adapter/`` (``model/`` for full fine-tuning), ``record.json`` and ``samples.md``.
+
+    Args:
+        profile: a profile or its name.
+        out: a folder that does not exist yet, or is empty.
+        seed: the same seed on the same machine gives the same curve.
+        force: train even where the GPU is too small by prediction.
+        truncate: cut rows longer than ``seq_len`` tokens instead of refusing them.
+        weights: the base model's files; None finds or downloads the profile's.
+        rows: training and held-out examples; None loads the profile's.
+        on_event: called with ``"phase"`` {name}, ``"step"`` {step, loss, ...}, ``"before"`` and ``"after"`` {...}.
+        bar: show a progress bar on standard error while training.
+        changes: see `adjusted`.
+
+    Raises:
+        LabError: bad input, an unusable ``out``, rows that are too long, a GPU that is too small by prediction.
+    """
+    profile = adjusted(profile_of(profile) if isinstance(profile, str) else profile, **changes)
+    limit_threads(profile)
+    run = _Run(profile=profile, seed=seed, truncate=truncate, bar=bar, tell=on_event or (lambda *_: None))
+    shape = shape_of(str(weights.folder) if weights else profile.model)
+    with draft_folder(out, needed_bytes=saved_bytes(shape, profile)) as draft:
+        run.check(shape, force=force)
+        run.train_rows, run.heldout_rows = rows or (rows_of(profile, "train"), rows_of(profile, "heldout"))
+        run.load(weights or located(profile))
+        run.before()
+        run.train(draft)
+        return run.after(draft)
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """The phases of one run and what they have in common."""
+
+    profile: Profile
+    seed: int
+    truncate: bool
+    bar: bool
+    tell: OnEvent
+    seconds: dict[str, float] = field(default_factory=dict)
+    train_rows: Sequence[Example] = ()
+    heldout_rows: Sequence[Example] = ()
+
+    def __post_init__(self) -> None:
+        self.date = datetime.now(UTC).isoformat(timespec="seconds")
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[Meter]:
+        self.tell("phase", {"name": name})
+        with Meter() as meter:
+            yield meter
+        self.seconds[name] = round(meter.seconds, 2)
+
+    def check(self, shape: ModelShape, *, force: bool) -> None:
+        from labkit.training.loading import capability_of, check_method, default_device
+
+        check_method(settled_method(self.profile), capability=capability_of(default_device()))
+        if not force:
+            refuse_small_gpu(shape, self.profile)
+
+    def load(self, weights: Weights) -> None:
+        from labkit.training.audit import refuse_long_rows
+        from labkit.training.loading import load_base, load_tokenizer, quiet
+
+        with self.phase("load"), quiet():
+            self.weights = weights
+            self.tokenizer = load_tokenizer(weights)
+            seq_len = self.profile.seq_len
+            self.cut = refuse_long_rows(self.train_rows, self.tokenizer, seq_len=seq_len, truncate=self.truncate)
+            self.model = load_base(weights, settled_method(self.profile), tokenizer=self.tokenizer)
+
+    def before(self) -> None:
+        with self.phase("before"):
+            self.scores_before, self.texts_before = self._scores()
+        self.tell("before", self.scores_before)
+
+    def train(self, draft: Draft) -> None:
+        from labkit.training.loading import quiet
+        from labkit.training.recipe import build_trainer, curve_point, progress_callback
+
+        callback = progress_callback(self.tell, bar=self.bar)
+        with self.phase("train") as meter, quiet():
+            trainer = build_trainer(
+                self.model,
+                self.tokenizer,
+                self.profile,
+                self.train_rows,
+                draft.folder,
+                seed=self.seed,
+                truncate=self.truncate,
+                callbacks=[callback],
+            )
+            started = meter.seconds
+            trainer.train()
+        self.model, self.peak_memory = trainer.model, meter.peak_bytes
+        self.curve = [curve_point(log) for log in trainer.state.log_history if "loss" in log]
+        self.tokens_per_s = self.curve[-1]["tokens"] / (meter.seconds - started)
+        with writing(draft.folder):
+            save_trained(self.model, self.profile, draft.folder)
+        draft.keep = True
+
+    def after(self, draft: Draft) -> RunRecord:
+        try:
+            with self.phase("after"):
+                scores, texts = self._scores()
+        except BaseException as error:
+            self._record(None, None, error=f"{type(error).__name__}: {error}").write(draft.folder)
+            raise
+        self.tell("after", scores)
+        record = self._record(scores, texts)
+        record.write(draft.folder)
+        return record
+
+    def _scores(self) -> tuple[dict[str, Any], list[str]]:
+        rows = self.heldout_rows
+        loss, tokens = evaluate.heldout_loss(self.model, self.tokenizer, rows, batch_size=LOSS_BATCH)
+        texts = evaluate.answer(
+            self.model,
+            self.tokenizer,
+            [row.instruction for row in rows],
+            max_new_tokens=self.profile.max_new_tokens,
+            batch_size=ANSWER_BATCH,
+        )
+        report = evaluate.follow_report(rows, texts)
+        return {"heldout_loss": loss, "loss_tokens": tokens, "follow": report and asdict(report)}, texts
+
+    def _record(self, scores: dict[str, Any] | None, texts: list[str] | None, *, error: str | None = None) -> RunRecord:
+        self.seconds["total"] = round(sum(self.seconds.values()), 2)
+        return RunRecord(
+            settings=self._settings(),
+            versions=versions(),
+            hardware=hardware(),
+            date=self.date,
+            seconds=self.seconds,
+            trained_tokens=self.curve[-1]["tokens"],
+            tokens_per_s=round(self.tokens_per_s, 2),
+            peak_memory=self.peak_memory,
+            curve=self.curve,
+            before=self.scores_before,
+            after=scores,
+            samples=_samples(self.heldout_rows, self.texts_before, texts),
+            error=error,
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "profile": profile_as_dict(replace(self.profile, method=settled_method(self.profile))),
+            "seed": self.seed,
+            "source": self.weights.source,
+            "train_rows": len(self.train_rows),
+            "heldout_rows": len(self.heldout_rows),
+            "truncated_rows": self.cut,
+        }
+
+
+def _samples(rows: Sequence[Example], before: Sequence[str], after: Sequence[str] | None) -> list[dict[str, Any]]:
+    samples = []
+    for place, row in enumerate(rows):
+        texts = {"before": before[place], "after": after[place] if after else None}
+        broken = {name: violations(row.constraints, text) for name, text in texts.items() if text is not None}
+        sample = {"id": row.id, "instruction": row.instruction, "reference": row.response, **texts}
+        samples.append(sample | {"violations": broken if row.constraints else None})
+    return samples
+
+
+def refuse_small_gpu(shape: ModelShape, profile: Profile) -> None:
+    """Compare the predicted peak of a training step with the GPU's free memory.
+
+    Raises:
+        LabError: the step would not fit, with both numbers and the changes that help; or there is no GPU and the
+            profile needs one.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        if profile.needs_cuda:
+            rule = "it needs a CUDA GPU, and torch sees none: a CPU is too slow for this model"
+            raise LabError(f"profile={profile.name!r}", rule, "use the profile laptop, or pass force=True")
+        return
+    free, _ = torch.cuda.mem_get_info()
+    peak = predict(shape, settled_method(profile), profile.step).peak_allocated_bytes
+    if peak > free:
+        given = f"{shape.name}, {profile.method.kind}, batch={profile.batch}, seq_len={profile.seq_len}"
+        rule = f"a step needs {peak / 2**30:.1f} GiB by prediction and the GPU has {free / 2**30:.1f} GiB free"
+        fix = "halve batch and double accumulation, shorten seq_len, stop other programs on the GPU, or pass force=True"
+        raise LabError(given, rule, fix)
