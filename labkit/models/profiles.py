@@ -202,8 +202,8 @@ def limit_threads(profile: Profile) -> None:
     """Compute with ``profile.cpu_threads`` threads from here on, unless ``OMP_NUM_THREADS`` says otherwise.
 
     Matrices as small as the tiny model's finish before a second thread has woken up; where something else runs too,
-    the threads mostly wait for each other: a pretraining step of 2,048 tokens took 0.31 s with one thread and 3.5 s with
-    two on a busy machine of 2 cores (torch 2.13.0, 2026-11-24).
+    the threads mostly wait for each other: a pretraining step of 2,048 tokens took 0.31 s with one thread and 3.5 s
+    with two on a busy machine of 2 cores (torch 2.13.0, 2026-11-24).
     """
     if profile.cpu_threads is None or "OMP_NUM_THREADS" in os.environ:
         return

@@ -123,9 +123,10 @@ def add_adapters(model: PreTrainedModel, method: Method) -> PeftModel:
     in_float32 = method.adapter_dtype != "bfloat16"
     on_meta = next(model.parameters()).is_meta
     with quiet():
-        return get_peft_model(
-            model, lora_config(method), autocast_adapter_dtype=in_float32, low_cpu_mem_usage=on_meta
-        ).train()
+        from peft import get_peft_model
+
+        options = {"autocast_adapter_dtype": in_float32, "low_cpu_mem_usage": on_meta}
+        return get_peft_model(model, lora_config(method), **options).train()
 
 
 def checkpointed(model: Any) -> Any:
