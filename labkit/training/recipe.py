@@ -78,6 +78,7 @@ def sft_config(
             seed=seed,
             data_seed=seed,
             logging_steps=1,
+            logging_nan_inf_filter=False,  # the default shows the last good loss in place of one that is no number
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,

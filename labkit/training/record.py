@@ -31,7 +31,7 @@ class RunRecord:
         versions: of Python and the packages.
         hardware: processor, cores, memory, GPU or None.
         date: when the run began, UTC, ISO 8601.
-        seconds: wall-clock time by phase: load, before, train, after; and total.
+        seconds: wall-clock time by phase: load, before, train, after; total adds fetching the weights and saving.
         trained_tokens: tokens that went through training, prompts included, padding not.
         tokens_per_s: trained_tokens by the seconds of the phase train.
         peak_memory: see `measure.peak_memory`; of the phase train with CUDA, of the whole process without.

@@ -60,6 +60,7 @@ def test_the_record_says_what_was_run(sft, rows, tokenizer):
     assert [point["step"] for point in record.curve] == [1, 2, 3, 4, 5, 6]
     assert record.trained_tokens == sum(token_counts(rows, tokenizer))  # six steps of four rows: every row once
     assert set(record.seconds) == {"load", "before", "train", "after", "total"}
+    assert record.seconds["total"] >= sum(value for name, value in record.seconds.items() if name != "total") - 0.1
     assert record.tokens_per_s >= record.trained_tokens / record.seconds["train"]  # setting up is not training
     assert list(record.peak_memory) == ["process_peak_rss_bytes"] or torch.cuda.is_available()
     assert record.before["loss_tokens"] == record.after["loss_tokens"] > 0
