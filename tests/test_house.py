@@ -1,5 +1,6 @@
 """The house's own papers agree: pyproject.toml, environment.yml, Makefile, CI, pre-commit, both READMEs, the tree."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -160,6 +161,20 @@ def test_the_readmes_call_a_lesson_ready_if_it_is_there(name, folder):
 def test_links_inside_the_book_lead_somewhere(name):
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", read(name))
     assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_readmes_figures_are_those_of_the_stored_run(name):
+    record = json.loads(read("data/measurements/sft_laptop/record.json"))
+    text = re.sub(r"\s", "", read(name))
+    for scores in (record["before"], record["after"]):
+        follow = scores["follow"]
+        rate, low, high = (f"{100 * follow[part]:.0f}" for part in ("rate", "low", "high"))
+        assert f"{scores['heldout_loss']:.3f}" in text
+        assert re.search(rf"{follow['kept']}\D.*?{rate}%[(（]{low}(to|–){high}[)）]", text)
+    versions = {part: record["versions"][part].partition("+")[0] for part in ("torch", "transformers", "trl", "peft")}
+    assert [part for part, version in versions.items() if f"{part}{version}" not in text] == []
+    assert f"{record['peak_memory']['process_peak_rss_bytes'] / 2**30:.2f}GiB" in text
 
 
 def test_ci_calls_the_readmes_test_command():

@@ -52,7 +52,8 @@ def draft_folder(out: Path | str, *, needed_bytes: int) -> Iterator[Draft]:
 
 def _publish(draft: Draft, out: Path) -> None:
     with writing(out):
-        os.chmod(draft.folder, 0o755)
+        for path in (draft.folder, *draft.folder.rglob("*")):  # made for one user; others on a shared disk read it too
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if out.is_dir():
             out.rmdir()  # empty, or this fails; Windows cannot rename onto a folder
         os.replace(draft.folder, out)
