@@ -262,12 +262,13 @@ def refuse_small_gpu(shape: ModelShape, profile: Profile) -> None:
     if not torch.cuda.is_available():
         if profile.needs_cuda:
             rule = "it needs a CUDA GPU, and torch sees none: a CPU is too slow for this model"
-            raise LabError(f"profile={profile.name!r}", rule, "use the profile laptop, or pass force=True")
+            fix = "use the profile laptop, or force it (--force, force=True)"
+            raise LabError(f"profile={profile.name!r}", rule, fix)
         return
     free, _ = torch.cuda.mem_get_info()
     peak = predict(shape, settled_method(profile), profile.step).peak_allocated_bytes
     if peak > free:
         given = f"{shape.name}, {profile.method.kind}, batch={profile.batch}, seq_len={profile.seq_len}"
         rule = f"a step needs {peak / 2**30:.1f} GiB by prediction and the GPU has {free / 2**30:.1f} GiB free"
-        fix = "halve batch and double accumulation, shorten seq_len, stop other programs on the GPU, or pass force=True"
+        fix = "halve batch and double accumulation, shorten seq_len, stop other programs on the GPU, or --force it"
         raise LabError(given, rule, fix)
