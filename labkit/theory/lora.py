@@ -9,6 +9,7 @@ Symbols: ``in`` and ``out`` are in_features and out_features of the frozen linea
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,13 +86,13 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the update into the base's weight, rounded to its type; the layer then costs what the base costs.
+        """Add the update into the base's weight, rounded once to its type; the layer then costs what the base costs.
 
         Raises:
             LabError: it is merged already (adding twice would train nobody's model).
         """
         self._expect(merged=False)
-        self.base.weight += self.delta_weight().to(self.base.weight.dtype)
+        self.base.weight += self.delta_weight()
         self.merged = True
 
     @torch.no_grad()
@@ -102,7 +103,7 @@ class LoRALinear(nn.Module):
             LabError: it is not merged.
         """
         self._expect(merged=True)
-        self.base.weight -= self.delta_weight().to(self.base.weight.dtype)
+        self.base.weight -= self.delta_weight()
         self.merged = False
 
     def _expect(self, *, merged: bool) -> None:
@@ -124,16 +125,17 @@ def add_lora(model: nn.Module, method: Method) -> dict[str, LoRALinear]:
     """Replace the linears that ``method`` targets by `LoRALinear`, freeze the rest; returns name -> new layer.
 
     Args:
-        model: a decoder whose linears end in the names of ``method.targets``; changed in place.
-        method: rank, alpha, dropout and targets. ``layers`` is not used: every decoder layer is adapted.
+        model: a decoder whose linears are called ``….layers.3.….q_proj``; changed in place.
+        method: rank, alpha, dropout, targets and layers (none: every layer).
 
     Raises:
         LabError: the model has none of the targets.
     """
     model.requires_grad_(False)
-    found = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in method.targets]
+    found = [name for name, _ in model.named_modules() if _targeted(name, method)]
     if not found:
-        raise LabError(f"targets={method.targets}", "this model has no linear of that name", "print(model) to see them")
+        rule = "this model has no linear of that name in these layers"
+        raise LabError(f"targets={method.targets}, layers={method.layers}", rule, "print(model) to see them")
     settings = {"rank": method.rank, "alpha": method.alpha, "dropout": method.dropout}
     adapted = {}
     for name in found:
@@ -141,6 +143,12 @@ def add_lora(model: nn.Module, method: Method) -> dict[str, LoRALinear]:
         adapted[name] = LoRALinear(model.get_submodule(name), **settings)
         setattr(model.get_submodule(parent), own, adapted[name])
     return adapted
+
+
+def _targeted(name: str, method: Method) -> bool:
+    layer = re.search(r"\blayers\.(\d+)\.", name)
+    chosen = not method.layers or (layer is not None and int(layer[1]) in method.layers)
+    return chosen and name.rpartition(".")[2] in method.targets
 
 
 def lora_param_count(shape: ModelShape, *, rank: int, targets: Sequence[str] = TARGETS) -> int:
@@ -192,8 +200,9 @@ def decompose(matrix: torch.Tensor) -> Decomposition:
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     squares = values.double().cpu() ** 2
     # From the small end, so that a small tail is not the difference of two large sums.
-    tail = torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)]) / squares.sum()
-    return Decomposition(left, values, right, energy=1 - tail, relative_error=tail.clamp(max=1).sqrt())
+    tail = torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)])
+    tail = tail / tail[0]
+    return Decomposition(left, values, right, energy=1 - tail, relative_error=tail.sqrt())
 
 
 def _refuse_unusable(matrix: torch.Tensor) -> None:
