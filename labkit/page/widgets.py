@@ -209,7 +209,7 @@ class _RankPicture:
 
     def _corner(self, rank: int) -> Any:
         left, right = self.parts.left[:CROP, :rank], self.parts.right[:rank, :CROP]
-        return (left * self.parts.values[:rank] @ right).float().numpy()
+        return (left * self.parts.values[:rank] @ right).float().cpu().numpy()
 
     def redraw(self, rank: int) -> str:
         """Move every artist to ``rank`` and say what that rank keeps."""

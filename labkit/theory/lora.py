@@ -269,7 +269,7 @@ def fit(
         loss = (layer(x) - y).square().sum()
         loss.backward()
         stepper.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     with torch.no_grad():
-        losses.append(float((layer(x) - y).square().sum()))
+        losses.append((layer(x) - y).square().sum().item())
     return [loss / losses[0] for loss in losses]
