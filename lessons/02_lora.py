@@ -114,17 +114,17 @@ tokenizer = load_tokenizer(weights)
 train_rows, heldout_rows = rows_of(profile, "train"), rows_of(profile, "heldout")
 
 
-def trainer_for(run, model):
+def trainer_for(run):
     bar = progress_callback(LiveRun(steps=run.steps), bar=False)
     rows = train_rows[: run.steps * run.rows_per_step]
     with quiet():
+        model = load_base(weights, settled_method(run), tokenizer=tokenizer)
         return build_trainer(model, tokenizer, run, rows, "runs", callbacks=[bar])
 
 # %%
 full = adjusted(profile, kind="full", dtype="float32", steps=steps, learning_rate=profile.learning_rate / 10)
-model = load_base(weights, settled_method(full), tokenizer=tokenizer)
-trainer = trainer_for(full, model)
-linears = train_only_linears(model)  # name -> the linear that trains
+trainer = trainer_for(full)
+model, linears = trainer.model, train_only_linears(trainer.model)  # name -> the linear that trains
 start = {name: linear.weight.detach().clone() for name, linear in linears.items()}
 count = sum(weight.numel() for weight in start.values())
 print(f"{profile.model}: {len(linears)} matrices of {model.config.num_hidden_layers} layers, {count:,} weights train")
@@ -174,21 +174,17 @@ Is that a lot? Compare with a matrix of the same shape filled with random number
 """
 
 # %%
-from labkit.theory.lora import decompose
+from labkit.theory.lora import decompose, mean_energy
 
 parts = {name: decompose(update) for name, update in updates.items()}
-noise = {name: decompose(torch.randn_like(update)) for name, update in updates.items()}
-ranks = (1, 2, 4, 8, 16, 32, 64)
+noise = [decompose(torch.randn_like(update)) for update in updates.values()]
+energy = {rank: mean_energy(parts.values(), rank) for rank in (1, 2, 4, 8, 16, 32, 64)}
 
-
-def mean_energy(decompositions, rank):
-    return sum(float(part.energy[rank]) for part in decompositions.values()) / len(decompositions)
-
-
+# %%
 print("rank   real update   random matrix   (mean share of the energy)")
-for rank in ranks:
-    print(f"{rank:4} {mean_energy(parts, rank):13.1%} {mean_energy(noise, rank):15.1%}")
-labkit.reveal("p2_3", 100 * mean_energy(parts, 8))
+for rank in energy:
+    print(f"{rank:4} {energy[rank]:13.1%} {mean_energy(noise, rank):15.1%}")
+labkit.reveal("p2_3", 100 * energy[8])
 
 # %% [markdown] tags=["en"]
 """
@@ -205,9 +201,6 @@ Is the tail worth anything? Energy is not usefulness. Put the truncated updates 
 """
 
 # %%
-from labkit.page.lora_figures import by_rank
-
-
 @torch.no_grad()
 def loss_at_rank(rank):
     for name, linear in linears.items():
@@ -215,11 +208,15 @@ def loss_at_rank(rank):
     return heldout_loss(model, tokenizer, heldout_rows)[0]
 
 
-energy = [mean_energy(parts, rank) for rank in ranks]
-gains = [(loss_before - loss_at_rank(rank)) / (loss_before - loss_full) for rank in ranks]
-fig = by_rank(ranks, {"energy of the update": energy, "improvement of the held-out loss": gains}, ylabel="share kept")
-labkit.show(fig, alt=f"Rank 8 keeps {energy[3]:.0%} of the energy and {gains[3]:.0%} of the improvement")
-print(f"rank 8: {energy[3]:.1%} of the energy, {gains[3]:.1%} of the improvement")
+gain = {rank: (loss_before - loss_at_rank(rank)) / (loss_before - loss_full) for rank in energy}
+
+# %%
+from labkit.page.lora_figures import by_rank
+
+curves = {"energy of the update": list(energy.values()), "improvement of the held-out loss": list(gain.values())}
+said = f"rank 8 keeps {energy[8]:.1%} of the energy and {gain[8]:.1%} of the improvement"
+labkit.show(by_rank(list(energy), curves, ylabel="share kept"), alt=f"Shares kept by rank: {said}")
+print(said)
 
 # %% [markdown] tags=["en"]
 """
@@ -262,24 +259,22 @@ PyTorch 把词元放在行里，所以每个乘积都要转置。预期两种算
 """
 
 # %%
-d_in, d_out, r, alpha = 6, 4, 2, 4
-W0 = torch.randn(d_out, d_in)  # (out, in)
-A, B = torch.randn(r, d_in), torch.randn(d_out, r)  # (r, in), (out, r)
-x = torch.randn(3, d_in)  # (tokens, in)
-thin = x @ W0.T + alpha / r * (x @ A.T @ B.T)  # (tokens, in) -> (tokens, r) -> (tokens, out)
-whole = x @ (W0 + alpha / r * B @ A).T
-assert torch.allclose(thin, whole, atol=1e-5)
+W0, alpha = torch.randn(4, 6), 4  # (out, in): not square
+A, B = torch.randn(2, 6), torch.randn(4, 2)  # (r, in), (out, r)
+x = torch.randn(3, 6)  # (tokens, in)
+thin = x @ W0.T + alpha / 2 * (x @ A.T @ B.T)  # (tokens, in) -> (tokens, r) -> (tokens, out)
+assert torch.allclose(thin, x @ (W0 + alpha / 2 * B @ A).T, atol=1e-5)
 print("x", tuple(x.shape), "-> A x", tuple((x @ A.T).shape), "-> h", tuple(thin.shape))
 print(f"multiplications a token: W0 {4096 * 4096:,}, B A as one matrix {4096 * 4096:,}, through r = 16 {16 * 8192:,}")
 
 # %% [markdown] tags=["en"]
 """
-Now as a layer, in twelve lines. Two choices wait for section 3: A starts uniform on ±1/√in, B starts at zero. Their effect can be seen at once: expect *exactly* the output of the frozen layer, to the last bit.
+Now as a layer, in ten lines. Two choices wait for section 3: A starts uniform on ±1/√in, B starts at zero. Their effect can be seen at once: expect *exactly* the output of the frozen layer, to the last bit.
 """
 
-# %% [markdown] tags=["zh", "of-142a3412"]
+# %% [markdown] tags=["zh", "of-7f7fc4b9"]
 """
-再写成一个层，只要十几行。有两个选择留到第 3 部分解释：A 从 ±1/√in 上的均匀分布开始，B 从零开始。它们的效果马上就能看到：输出与冻结的层*完全*相同，一个比特都不差。
+再写成一个层，只要十行。有两个选择留到第 3 部分解释：A 从 ±1/√in 上的均匀分布开始，B 从零开始。它们的效果马上就能看到：输出与冻结的层*完全*相同，一个比特都不差。
 """
 
 
@@ -303,27 +298,22 @@ print("trains:", {name: tuple(p.shape) for name, p in layer.named_parameters() i
 
 # %% [markdown] tags=["en"]
 """
-`labkit.theory.lora` has the same layer with dropout, merging and errors that teach. Give it the same A and a B that is not zero: equal again. From here on the lesson uses that one. Look at the last line, what a rank of 0 says.
+`labkit.theory.lora` has the same layer with dropout, merging and errors that teach. Give it the same A and a B that is not zero: equal again. From here on the lesson uses that one.
 """
 
-# %% [markdown] tags=["zh", "of-0817c4f2"]
+# %% [markdown] tags=["zh", "of-944e21b2"]
 """
-`labkit.theory.lora` 里有同样的层，另外还带 dropout、合并和会教人的报错。给它同样的 A 和一个不为零的 B，结果仍然相等。从这里起就用它。请看最后一行：秩写成 0 时它怎么说。
+`labkit.theory.lora` 里有同样的层，另外还带 dropout、合并和会教人的报错。给它同样的 A 和一个不为零的 B，结果仍然相等。从这里起就用它。
 """
 
 # %%
 from labkit.theory.lora import LoRALinear
 
+torch.nn.init.normal_(layer.lora_B)
 same = LoRALinear(base, rank=8, alpha=16)
-with torch.no_grad():
-    same.lora_A.copy_(layer.lora_A)
-    same.lora_B.copy_(layer.lora_B.normal_())
+same.load_state_dict(layer.state_dict())
 assert torch.equal(same(x), layer(x))
 print(same)
-try:
-    LoRALinear(base, rank=0, alpha=16)
-except labkit.LabError as error:
-    print(error)
 
 # %% [markdown] tags=["en"]
 """
@@ -340,41 +330,25 @@ B 的梯度里有 A，A 的梯度里有 B：∂L/∂B = scale · G (A x)ᵀ，�
 """
 
 # %%
-from labkit.theory.lora import fit, planted_update
+from labkit.theory.planted import PlantedTask
 
-target = planted_update(48, 64, rank=8, generator=torch.Generator().manual_seed(0))  # (out, in)
-units = torch.eye(64)  # (64 inputs, in)
-
-
-def new_layer(rank, alpha, *, seed=0, **options):
-    torch.manual_seed(seed)
-    return LoRALinear(torch.nn.Linear(64, 48, bias=False), rank=rank, alpha=alpha, **options)
+task = PlantedTask(64, 48, rank=8)
+starts = {"A random, B zero": (1, 0), "A zero, B random": (0, 1), "both zero": (0, 0), "both random": (1, 1)}
 
 
-def train(layer, learning_rate=0.01, steps=100, **options):
-    """Losses before each step and after the last, as shares of the first one."""
-    return fit(layer, units, layer.base(units) + units @ target.T, learning_rate=learning_rate, steps=steps, **options)
-
-
-@torch.no_grad()
 def started(a_random, b_random):
-    layer = new_layer(8, 16)
-    layer.lora_A.mul_(a_random)
+    layer = task.layer(8, 16)
+    layer.lora_A.data *= a_random
     if b_random:
         torch.nn.init.kaiming_uniform_(layer.lora_B, a=5**0.5)
     return layer
 
 # %%
-starts = {"A random, B zero": (1, 0), "A zero, B random": (0, 1), "both zero": (0, 0), "both random": (1, 1)}
-curves = {}
 for name, kind in starts.items():
     layer = started(*kind)
-    error = layer(units) - layer.base(units) - units @ target.T  # (64, out)
-    error.square().sum().backward()
+    task.loss(layer).backward()
     grad_a, grad_b = layer.lora_A.grad.norm(), layer.lora_B.grad.norm()
-    distance = error.square().sum().item() / target.square().sum().item()
-    print(f"{name:17} |dL/dA| {grad_a:6.2f}  |dL/dB| {grad_b:6.2f}  distance at the start {distance:.2f}")
-    curves[name] = [distance * loss for loss in train(started(*kind))]
+    print(f"{name:17} |dL/dA| {grad_a:6.2f}  |dL/dB| {grad_b:6.2f}  distance at the start {task.distance(layer):.2f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -382,23 +356,26 @@ for name, kind in starts.items():
 - **both random**: the distance is not 1 at the start. The layer computes something else than the pretrained one before it has seen any data.
 - **A zero, B random** works too: the product is zero and one gradient is not.
 
-Why then A random and B zero? See the curves, on a logarithmic axis. With this learning rate the usual start is the faster one; at a rate four times as high the other start overshoots in its first step (try `train(started(0, 1), learning_rate=0.04)[:3]`). Hayou et al. (2024) explain it in wide layers: the usual start tolerates larger learning rates.
+Why then A random and B zero? See the curves, on a logarithmic axis. With this learning rate the usual start is the faster one; at a rate four times as high the other start overshoots in its first step (the last line). Hayou et al. (2024) explain it in wide layers: the usual start tolerates larger learning rates.
 """
 
-# %% [markdown] tags=["zh", "of-fef58fdb"]
+# %% [markdown] tags=["zh", "of-4f431c9f"]
 """
 - **两个都是零**：两个梯度都是零，永远是零。一条平线：什么也学不到。
 - **两个都随机**：起点的距离不是 1。还没看到任何数据，这一层算的就已经不是预训练的那一层了。
 - **A 为零、B 随机**也行得通：乘积为零，而其中一个梯度不为零。
 
-那为什么偏偏是 A 随机、B 为零？请看曲线（纵轴是对数）。在这个学习率下，通常的起点学得更快；学习率再大四倍，另一种起点第一步就冲过了头（试试 `train(started(0, 1), learning_rate=0.04)[:3]`）。Hayou 等（2024）对宽的层作了解释：通常的起点能承受更大的学习率。
+那为什么偏偏是 A 随机、B 为零？请看曲线（纵轴是对数）。在这个学习率下，通常的起点学得更快；学习率再大四倍，另一种起点第一步就冲过了头（见最后一行）。Hayou 等（2024）对宽的层作了解释：通常的起点能承受更大的学习率。
 """
 
 # %%
 from labkit.page.lora_figures import loss_curves
 
-labkit.show(loss_curves(curves), alt=f"Four starts; after 100 steps {', '.join(f'{n}: {c[-1]:.4f}' for n, c in curves.items())}")
-print("overshoot of the other start at 0.04:", [round(loss, 2) for loss in train(started(0, 1), learning_rate=0.04, steps=2)])
+curves = {name: task.train(started(*kind)) for name, kind in starts.items()}
+ends = ", ".join(f"{name}: {curve[-1]:.4f}" for name, curve in curves.items())
+labkit.show(loss_curves(curves), alt=f"Distance by step of four starts; after 100 steps {ends}")
+overshoot = task.train(started(0, 1), learning_rate=0.04, steps=2)
+print("A zero, B random at 0.04, its first steps:", [round(distance, 2) for distance in overshoot])
 
 # %% [markdown] tags=["en"]
 """
@@ -420,67 +397,52 @@ for d_in in (64, 1024, 4096):
 """
 ## 4. The scale: why alpha *over r*
 
-B A is a sum of r rank-1 pieces. Without a correction, more pieces make a larger update, and a learning rate that was tuned at one rank would be wrong at the next. One step of Adam shows it: it moves every entry of B by the learning rate, whatever the gradient's size. Three scales, alpha = 16, learning rate 0.001; look at how much of the distance the first step removes as r grows.
+B A is a sum of r rank-1 pieces. Without a correction, more pieces make a larger update, and a learning rate that was tuned at one rank would be wrong at the next. One step of Adam shows it: it moves every entry of B by the learning rate, whatever the gradient's size. Three scales for alpha = 16, a fourth for alpha = 2r, learning rate 0.001; look at how much of the distance the first step removes as r grows.
 """
 
-# %% [markdown] tags=["zh", "of-381b7dcf"]
+# %% [markdown] tags=["zh", "of-72692ee8"]
 """
 ## 4. 缩放系数：为什么要*除以 r*
 
-B A 是 r 个秩 1 矩阵之和。如果不作修正，项数越多，更新量越大；在一个秩上调好的学习率，换个秩就不对了。走一步 Adam 就能看出来：不管梯度大小，它都让 B 的每个元素移动一个学习率。比较三种缩放，alpha = 16，学习率 0.001；请看 r 增大时，第一步消除了多少距离。
+B A 是 r 个秩 1 矩阵之和。如果不作修正，项数越多，更新量越大；在一个秩上调好的学习率，换个秩就不对了。走一步 Adam 就能看出来：不管梯度大小，它都让 B 的每个元素移动一个学习率。比较 alpha = 16 的三种缩放，第四列是 alpha = 2r，学习率 0.001；请看 r 增大时，第一步消除了多少距离。
 """
 
 # %%
-print("rank   alpha   alpha/sqrt(r)   alpha/r   (% of the distance that one step removes)")
+print("rank   alpha   alpha/sqrt(r)   alpha/r    2r/r   (% of the distance that one step removes)")
 for rank in (1, 4, 16, 64):
-    layers = (new_layer(rank, 16 * rank), new_layer(rank, 16, use_rslora=True), new_layer(rank, 16))
-    removed = [100 * (1 - train(layer, learning_rate=0.001, steps=1)[-1]) for layer in layers]
-    print(f"{rank:4} {removed[0]:7.2f} {removed[1]:15.2f} {removed[2]:9.2f}")
+    layers = [task.layer(rank, alpha) for alpha in (16 * rank, 16 * rank**0.5, 16, 2 * rank)]
+    removed = [100 * (1 - task.train(layer, learning_rate=0.001, steps=1)[-1]) for layer in layers]
+    print(f"{rank:4} {removed[0]:7.2f} {removed[1]:15.2f} {removed[2]:9.2f} {removed[3]:7.2f}")
 
 # %% [markdown] tags=["en"]
 """
-With alpha alone the first step grows with the rank, 80-fold from r = 1 to r = 64. With alpha/r it stays where it is: that is the whole purpose of the division, "change r without tuning the learning rate again".
+With alpha alone the first step grows with the rank, 80-fold from r = 1 to r = 64. With alpha/r it hardly changes: that is the whole purpose of the division, "change r without tuning the learning rate again".
 
-Mind what follows for the lecture's advice "alpha = 2r". It keeps the *scale* at 2 for every rank, so the first step grows with r as in the first column. Neither is wrong; but "I doubled r" means two different experiments:
-"""
+Mind the last column, the lecture's advice "alpha = 2r". It keeps the *scale* at 2 for every rank, so the first step grows with r as in the first column. Neither rule is wrong, but "I doubled r" means two different experiments: with alpha kept, more directions at the same pace; with alpha = 2r, more directions and a larger step.
 
-# %% [markdown] tags=["zh", "of-06dfee47"]
-"""
-只用 alpha，第一步随秩增大，从 r = 1 到 r = 64 增大到 80 倍。用 alpha/r，它就停在原处：这正是除以 r 的全部目的——“换 r 时不必重调学习率”。
-
-再想想讲义的建议“alpha = 2r”意味着什么：它让*缩放系数*在任何秩下都等于 2，于是第一步又像第一列那样随 r 增大。两种做法都没错；但同样一句“我把 r 加倍了”，说的是两个不同的实验：
-"""
-
-# %%
-for rule, alpha_of in (("alpha = 2r", lambda rank: 2 * rank), ("alpha = 32 kept", lambda rank: 32)):
-    layers = {rank: new_layer(rank, alpha_of(rank)) for rank in (16, 32, 64)}
-    steps_taken = [100 * (1 - train(layer, learning_rate=0.001, steps=1)[-1]) for layer in layers.values()]
-    scales = [layer.scale for layer in layers.values()]
-    print(f"{rule:16} r = 16, 32, 64: scale {scales}, first step {[round(taken, 2) for taken in steps_taken]} %")
-
-# %% [markdown] tags=["en"]
-"""
 > **rsLoRA** (Kalajdzievski 2023) divides by √r instead. Its argument looks beyond the first step: with alpha/r the adapter learns ever more slowly as r grows, with alpha/√r activations and gradients keep their size at any rank. `LoRALinear(..., use_rslora=True)` and PEFT's `use_rslora=True` do it. Beware: r = 64, alpha = 128 is then a factor of 16, not 2, and wants another learning rate.
 
 **"alpha is a learning rate of its own kind."** It is not a new knob at all. Multiply alpha by 4, halve A's first values and halve the learning rate: expect the *same* loss curve, to six digits. (The paper says so: tuning alpha is roughly tuning the learning rate, if the init is scaled appropriately.)
 """
 
-# %% [markdown] tags=["zh", "of-e8bdd2c8"]
+# %% [markdown] tags=["zh", "of-97a0ceb9"]
 """
+只用 alpha，第一步随秩增大，从 r = 1 到 r = 64 增大到 80 倍。用 alpha/r，它几乎不变：这正是除以 r 的全部目的——“换 r 时不必重调学习率”。
+
+再看最后一列，讲义的建议“alpha = 2r”：它让*缩放系数*在任何秩下都等于 2，于是第一步又像第一列那样随 r 增大。两种规则都没错；但同样一句“我把 r 加倍了”，说的是两个不同的实验：alpha 不变时，方向更多、步子一样大；alpha = 2r 时，方向更多、步子也更大。
+
 > **rsLoRA**（Kalajdzievski，2023）改为除以 √r。它看的不止第一步：用 alpha/r，r 越大，适配器学得越慢；用 alpha/√r，激活值和梯度的大小在任何秩下都不变。`LoRALinear(..., use_rslora=True)` 和 PEFT 的 `use_rslora=True` 就是它。小心：这时 r = 64、alpha = 128 的系数是 16 而不是 2，需要另一个学习率。
 
 **“alpha 是另一种学习率。”** 其实它根本不是一个新旋钮。把 alpha 乘以 4，把 A 的初值减半，学习率也减半：预期得到*同一条*损失曲线，六位数字都一样。（论文也这么说：只要相应地缩放初始化，调 alpha 大致就是调学习率。）
 """
 
 # %%
-plain, traded = new_layer(8, 16), new_layer(8, 64)
-with torch.no_grad():
-    traded.lora_A.div_(2)
-curves = [train(plain, learning_rate=0.004), train(traded, learning_rate=0.002)]
+plain, traded = task.layer(8, 16), task.layer(8, 64)
+traded.lora_A.data /= 2
+curves = task.train(plain, learning_rate=0.004), task.train(traded, learning_rate=0.002)
 largest = max(abs(one - other) for one, other in zip(*curves, strict=True))
 assert largest < 1e-5
-print(f"alpha 16, rate 0.004: {curves[0][50]:.6f} after 50 steps")
-print(f"alpha 64, rate 0.002: {curves[1][50]:.6f}, A's start halved; largest difference {largest:.1e}")
+print(f"after 50 steps: {curves[0][50]:.6f} and {curves[1][50]:.6f}; largest difference anywhere {largest:.1e}")
 
 # %% [markdown] tags=["en"]
 """
@@ -496,7 +458,7 @@ In practice nobody rescales A, and the trade is only rough. The grid has the los
 from labkit.page.lora_figures import loss_grid
 
 alphas, rates = (2, 8, 32, 128, 512), [0.0005 * 2**power for power in range(9)]
-losses = [[train(new_layer(8, alpha), learning_rate=rate, steps=60)[-1] for rate in rates] for alpha in alphas]
+losses = [[task.train(task.layer(8, alpha), learning_rate=rate, steps=60)[-1] for rate in rates] for alpha in alphas]
 best = {alpha: rates[row.index(min(row))] for alpha, row in zip(alphas, losses, strict=True)}
 fig = loss_grid(losses, rows={"alpha": alphas}, columns={"learning rate": rates})
 labkit.show(fig, alt=f"Loss after 60 steps by alpha and learning rate; the best rate by alpha: {best}")
@@ -520,7 +482,7 @@ A 有 r × in 个数，B 有 out × r 个：一共 r (in + out)，而不是 in �
 # %%
 for rank in (16, 64, 256, 2048, 4096):
     count = rank * (4096 + 4096)
-    print(f"r = {rank:4}: {count:10,} parameters, {count / 4096**2:7.2%} of 16,777,216")
+    print(f"r = {rank:4}: {count:10,} parameters, {count / 4096**2:8.3%} of 16,777,216")
 
 # %% [markdown] tags=["en"]
 """
@@ -560,15 +522,13 @@ labkit.reveal("p2_1", lora_param_count(shape_of("qwen3-8b"), rank=32) / 1e6)
 """
 
 # %%
-from labkit import Method
 from labkit.training.ledger import add_adapters, random_model
 
 eight = shape_of("qwen3-8b")
-for rank in (16, 32):
-    adapted = add_adapters(random_model(eight, device="meta"), Method(kind="lora", rank=rank))
-    trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    assert trained == lora_param_count(eight, rank=rank)
-    print(f"rank {rank}: PEFT trains {trained:,} parameters")
+adapted = add_adapters(random_model(eight, device="meta"), labkit.Method(kind="lora", rank=32))
+trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+assert trained == lora_param_count(eight, rank=32)
+print(f"PEFT: {trained:,} parameters train")
 
 # %% [markdown] tags=["en"]
 """
@@ -586,7 +546,7 @@ from pathlib import Path
 
 tiny = shape_of("tiny")
 with tempfile.TemporaryDirectory() as folder, quiet():
-    add_adapters(random_model(tiny), Method(kind="lora", rank=8)).save_pretrained(folder)
+    add_adapters(random_model(tiny), labkit.Method(kind="lora", rank=8)).save_pretrained(folder)
     size_bytes = (Path(folder) / "adapter_model.safetensors").stat().st_size
 values_bytes = 4 * lora_param_count(tiny, rank=8)
 print(f"file {size_bytes:,} bytes = values {values_bytes:,} + header {size_bytes - values_bytes:,}")
@@ -612,13 +572,12 @@ from copy import deepcopy
 from peft import LoraConfig, get_peft_model
 
 for options in ({}, {"use_rslora": True}, {"dropout": 0.1}):
-    ours = new_layer(4, 8, **options)
+    ours, outputs = task.layer(4, 8, **options), []
     torch.nn.init.normal_(ours.lora_B)
     names = {"lora_dropout" if name == "dropout" else name: value for name, value in options.items()}
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["0"], **names)
     theirs = get_peft_model(torch.nn.Sequential(deepcopy(ours.base)), config).base_model.model[0]
     theirs.lora_A["default"].weight.data, theirs.lora_B["default"].weight.data = ours.lora_A.data, ours.lora_B.data
-    outputs = []
     for module in (ours, theirs):
         torch.manual_seed(1)
         outputs.append(module(x))
@@ -627,18 +586,18 @@ for options in ({}, {"use_rslora": True}, {"dropout": 0.1}):
 
 # %% [markdown] tags=["en"]
 """
-And a whole model: every targeted linear replaced by ours on one side and by PEFT on the other. Look at two things: before training the logits are those of the base model, and with the same A and B in all 28 layers they are PEFT's.
+And a whole model: every targeted linear replaced by ours on one side and by PEFT on the other. Look at two things: before training the logits are those of the base model, and with the same A and B in all 28 linears they are PEFT's.
 """
 
-# %% [markdown] tags=["zh", "of-dcc21a05"]
+# %% [markdown] tags=["zh", "of-13dfbeca"]
 """
-整个模型也一样：一边把每个目标线性层换成我们的，另一边交给 PEFT。请看两点：训练之前，logits 就是基座模型的；28 个适配器都装上同样的 A 和 B 之后，logits 与 PEFT 的完全相同。
+整个模型也一样：一边把每个目标线性层换成我们的，另一边交给 PEFT。请看两点：训练之前，logits 就是基座模型的；28 个线性层都装上同样的 A 和 B 之后，logits 与 PEFT 的完全相同。
 """
 
 # %%
 from labkit.theory.lora import add_lora
 
-method, ids = Method(kind="lora", rank=4, dropout=0.0), torch.arange(32)[None]  # ids: (batch, length)
+method, ids = labkit.Method(kind="lora", rank=4, dropout=0.0), torch.arange(32)[None]  # ids: (batch, length)
 ours = random_model(tiny, dtype="float32")
 theirs, before = add_adapters(deepcopy(ours), method), ours(ids).logits
 adapted = add_lora(ours, method)
@@ -666,9 +625,9 @@ half = get_peft_model(torch.nn.Sequential(torch.nn.Linear(64, 48).half()), LoraC
 print("PEFT on a float16 base: adapter", half.base_model.model[0].lora_A["default"].weight.dtype, end=", ")
 print("output", half(torch.randn(5, 64).half()).dtype)
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
-    layer = new_layer(8, 16)
+    layer = task.layer(8, 16)
     layer.lora_A.data, layer.lora_B.data = layer.lora_A.data.to(dtype), layer.lora_B.data.to(dtype)
-    print(f"A and B in {dtype!s:15} loss after 400 steps {train(layer, learning_rate=0.001, steps=400)[-1]:.5f}")
+    print(f"A and B in {dtype!s:15} loss after 400 steps {task.train(layer, learning_rate=0.001, steps=400)[-1]:.5f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -685,12 +644,12 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
 """
 
 # %%
-layer = new_layer(4, 8)
+layer = task.layer(4, 8)
 torch.nn.init.normal_(layer.lora_B)
 inputs, G = torch.randn(5, 64, requires_grad=True), torch.randn(5, 48)  # (tokens, in), (tokens, out)
 layer(inputs).backward(G)
 assert torch.allclose(inputs.grad, G @ (layer.base.weight + layer.delta_weight()), atol=1e-4)
-print("gradient of W0:", layer.base.weight.grad, " of A:", tuple(layer.lora_A.grad.shape), " of the input:", tuple(inputs.grad.shape))
+print(f"gradients: W0 {layer.base.weight.grad}, A {tuple(layer.lora_A.grad.shape)}, input {tuple(inputs.grad.shape)}")
 
 # %% [markdown] tags=["en"]
 """
@@ -703,21 +662,11 @@ So what is saved? A linear layer costs one product forward, and two backward (fo
 """
 
 # %%
-from torch.utils.flop_counter import FlopCounterMode
+from labkit.training.ledger import step_flops
 
-
-def flops(model, length=1024):
-    ids = torch.zeros(1, length, dtype=torch.long, device="meta")
-    mask = torch.zeros(1, 1, length, length, dtype=torch.bfloat16, device="meta")  # meta tensors cannot be inspected
-    with FlopCounterMode(display=False) as counter:
-        model(input_ids=ids, labels=ids, attention_mask=mask, use_cache=False).loss.backward()
-    return counter.get_total_flops()
-
-
-for name in ("qwen3-1.7b", "qwen3-8b"):
-    whole = flops(random_model(shape_of(name), device="meta"))
-    part = flops(add_adapters(random_model(shape_of(name), device="meta"), Method(kind="lora", rank=32, dropout=0.0)))
-    print(f"{name}, 1 x 1,024 tokens: full {whole / 1e12:.1f}, LoRA r = 32 {part / 1e12:.1f} TFLOP: {part / whole:.1%}")
+for shape in (shape_of("qwen3-1.7b"), eight):
+    whole, part = (step_flops(shape, labkit.Method(kind=kind, rank=32, dropout=0.0)) for kind in ("full", "lora"))
+    print(f"{shape.name}: full {whole / 1e12:.1f}, LoRA r = 32 {part / 1e12:.1f} TFLOP for 1,024 tokens: {part / whole:.1%}")
 labkit.reveal("p2_2", 100 * part / whole)
 
 # %% [markdown] tags=["en"]
@@ -739,7 +688,7 @@ from labkit.training.ledger import step_seconds
 from labkit.training.record import hardware
 
 ids = torch.randint(0, tiny.vocab_size, (2, 128))  # (batch, length)
-kinds = {"full": lambda model: model, "LoRA r = 8": lambda model: add_adapters(model, Method(kind="lora", rank=8))}
+kinds = {"full": lambda model: model, "LoRA r = 8": lambda model: add_adapters(model, labkit.Method(kind="lora", rank=8))}
 times = {name: step_seconds(change(random_model(tiny, dtype="float32")), ids) for name, change in kinds.items()}
 print(hardware()["cpu"], "·", ", ".join(f"{name} {1e3 * seconds:.0f} ms a step" for name, seconds in times.items()))
 print(f"LoRA takes {times['LoRA r = 8'] / times['full']:.2f} times as long as full fine-tuning")
@@ -753,38 +702,36 @@ After training, W0 + (alpha/r) B A can be added up once, and the layer costs wha
 
 # %% [markdown] tags=["zh", "of-3562f06b"]
 """
-## 8. 合并与拆开
+## 8. 合并与还原
 
-训练之后，可以把 W0 + (alpha/r) B A 一次加好，这一层的开销就和原来一样：没有适配器，也不需要 PEFT。再用一次真实的更新量：第 1 部分的 SVD 给出了它的最佳秩 8 适配器，A = √σ vᵀ，B = u √σ。合并，比较输出；拆开，比较权重。请看 float32 的舍入有多大，再看 bfloat16——它的一个权重只有 8 位有效数字。
+训练之后，可以把 W0 + (alpha/r) B A 一次加好，这一层的开销就和原来一样：没有适配器，也不需要 PEFT。再用一次真实的更新量：第 1 部分的 SVD 给出了它的最佳秩 8 适配器，A = √σ vᵀ，B = u √σ。合并，比较输出；再减回去，比较权重。请看 float32 的舍入有多大，再看 bfloat16——它的一个权重只有 8 位有效数字。
 """
 
 # %%
-name, part = ups[0], parts[ups[0]]
-root = part.values[:8].sqrt()  # (8,)
-A, B = root[:, None] * part.right[:8], part.left[:, :8] * root  # (8, in), (out, 8)
+W0, (A, B) = start[ups[0]], parts[ups[0]].factors(8)  # (out, in), (8, in), (out, 8)
 for dtype in (torch.float32, torch.bfloat16):
     base = torch.nn.Linear(A.shape[1], B.shape[0], bias=False, device=A.device, dtype=dtype)
-    base.weight.data = start[name].to(dtype)
+    base.weight.data = W0.to(dtype)
     layer, x = LoRALinear(base, rank=8, alpha=8), torch.randn(16, A.shape[1], device=A.device, dtype=dtype)
     layer.lora_A.data, layer.lora_B.data = A, B
     with torch.no_grad():
         apart, size = layer(x), layer.delta_weight().norm()
         layer.merge()
-        merged = (layer(x) - apart).norm() / apart.norm()
+        moved = (layer(x) - apart).norm() / apart.norm()
         layer.unmerge()
-    lost = (layer.base.weight - start[name].to(dtype)).norm() / size
-    print(f"{dtype}: outputs differ by {merged:.1e}; after unmerging W0 is off by {lost:.1e} of the update")
+        lost = (layer.base.weight - W0.to(dtype)).norm() / size
+    print(f"{dtype}: outputs differ by {moved:.1e}; after unmerging W0 is off by {lost:.1e} of the update")
 
 # %% [markdown] tags=["en"]
 """
-In bfloat16 subtracting does not give W0 back: keep the adapter file, and the original.
+In float32, adding and subtracting gives W0 back, here to the last bit. In bfloat16 it does not: keep the adapter file, and the original.
 
 **Into 4 bits.** QLoRA's base is stored in NF4 (lesson 03). Merging "in place" means: dequantize, add, *round to 16 levels again*, and an update is smaller than the distance between two levels. First a short QLoRA training, then the error of three ways to merge, as a share of the update. A figure of 19 % is quoted for one layer of another model; look at what it is here, by kind of linear.
 """
 
-# %% [markdown] tags=["zh", "of-66ef2b3e"]
+# %% [markdown] tags=["zh", "of-6bee2b04"]
 """
-在 bfloat16 里，减一次并不能还原 W0：请保留适配器文件，也保留原模型。
+在 float32 里，加上再减去能还原 W0，这里连最后一个比特都一样。在 bfloat16 里则不能：请保留适配器文件，也保留原模型。
 
 **合并进 4 比特。** QLoRA 的基座以 NF4 存储（第 03 节）。“就地”合并的意思是：反量化，相加，*再次舍入到 16 个值*；而更新量比相邻两个值的间隔还小。先做一次短的 QLoRA 训练，再看三种合并方式的误差，用更新量的比例表示。流传的数字是 19%，那是另一个模型某一层上的结果；请看这里各种线性层分别是多少。
 """
@@ -792,14 +739,15 @@ In bfloat16 subtracting does not give W0 back: keep the adapter file, and the or
 # %%
 import gc
 
-from labkit.training.merging import merge_errors
-
 trainer = model = linears = None  # room for the next model
 gc.collect()
-short = adjusted(profile, kind="qlora", steps=steps)
-trainer = trainer_for(short, load_base(weights, settled_method(short), tokenizer=tokenizer))
+trainer = trainer_for(adjusted(profile, kind="qlora", steps=steps))
 with quiet():
     trainer.train()
+
+# %%
+from labkit.training.merging import merge_errors
+
 errors = {}
 for name, module in trainer.model.get_base_model().named_modules():
     if hasattr(module, "get_delta_weight"):
@@ -815,16 +763,16 @@ print(f"into 4 bits: from {min(flat):.0%} to {max(flat):.0%} of the update lost,
 
 # %% [markdown] tags=["en"]
 """
-Dequantize, then merge: the error is at the rounding of the type, a million times smaller. It costs you the 4-bit size. The loss from merging into 4 bits is no constant of nature: it is the rounding of NF4 over the size of the update, so a short training with small updates loses more. On `tiny` (2026-11-24) it was 23 to 54 % by layer.
+Dequantize, then merge: the error is at the rounding of the type, a million times smaller. It costs you the 4-bit size. The loss from merging into 4 bits is no constant of nature: it is the rounding of NF4 over the size of the update, so a short training with small updates loses more. On `tiny` it was 20 to 50 % by layer, 29 % on average (2026-11-24).
 
 ## 9. Which rank? Recovery of a known one
 
 How high a rank does a task need? Usually nobody knows the truth. Here we do: the target update has rank k = 8. Train with every rank, for long enough. Eckart and Young predict the floor: with k equal singular values it is 1 − r/k below k, and 0 from k on. Look at where predicted and trained meet, and at what rank 48 has gained over rank 8.
 """
 
-# %% [markdown] tags=["zh", "of-e5e99955"]
+# %% [markdown] tags=["zh", "of-1a77391f"]
 """
-先反量化再合并，误差就只有类型本身的舍入，小一百万倍。代价是放弃 4 比特的体积。合并进 4 比特的损失并不是什么自然常数：它是 NF4 的舍入误差除以更新量的大小，所以训练越短、更新量越小，损失的比例越大。在 `tiny` 上（2026-11-24），各层是 23%–54%。
+先反量化再合并，误差就只有类型本身的舍入，小一百万倍。代价是放弃 4 比特的体积。合并进 4 比特的损失并不是什么自然常数：它是 NF4 的舍入误差除以更新量的大小，所以训练越短、更新量越小，损失的比例越大。在 `tiny` 上，各层是 20%–50%，平均 29%（2026-11-24）。
 
 ## 9. 选多大的秩？找回一个已知的秩
 
@@ -834,7 +782,7 @@ How high a rank does a task need? Usually nobody knows the truth. Here we do: th
 # %%
 tried = (1, 2, 4, 6, 8, 12, 16, 32, 48)
 floors = [max(0.0, 1 - rank / 8) for rank in tried]
-reached = [train(new_layer(rank, 2 * rank), steps=300)[-1] for rank in tried]
+reached = [task.train(task.layer(rank, 2 * rank), steps=300)[-1] for rank in tried]
 assert all(abs(floor - loss) < 1e-3 for floor, loss in zip(floors, reached, strict=True))
 fig = by_rank(tried, {"trained": reached, "floor, 1 - r/k": floors}, ylabel="loss / loss at the start", true_rank=8)
 labkit.show(fig, alt="Loss after training by rank: it falls on the line 1 - r/8 to zero at rank 8 and stays there")
@@ -851,17 +799,22 @@ print(*(f"r = {rank}: {loss:.4f}" for rank, loss in zip(tried, reached, strict=T
 """
 
 # %%
+from labkit.theory.lora import fit
+
 generator = torch.Generator().manual_seed(1)
 few, new = torch.randn(100, 64, generator=generator), torch.randn(1000, 64, generator=generator)  # (inputs, in)
-noise = 0.3 * torch.randn(100, 48, generator=generator)
+wished = few @ task.target.T + 0.3 * torch.randn(100, 48, generator=generator)  # what the update should add, and noise
 on_few, on_new = [], []
 for rank in tried:
-    layer = new_layer(rank, 2 * rank)
-    on_few.append(fit(layer, few, layer.base(few) + few @ target.T + noise, learning_rate=0.01, steps=400)[-1])
+    layer = task.layer(rank, 2 * rank)
+    on_few.append(fit(layer, few, layer.base(few) + wished, learning_rate=0.01, steps=400)[-1])
     with torch.no_grad():
-        on_new.append(((layer(new) - layer.base(new) - new @ target.T).norm() / (new @ target.T).norm()).item() ** 2)
-fig = by_rank(tried, {"training data": on_few, "new inputs": on_new}, ylabel="loss / loss at the start", true_rank=8)
-best = tried[on_new.index(min(on_new))]
+        wrong, right = new @ (layer.delta_weight() - task.target).T, new @ task.target.T  # (inputs, out)
+    on_new.append((wrong.norm() / right.norm()).item() ** 2)
+
+# %%
+curves, best = {"training data": on_few, "new inputs": on_new}, tried[on_new.index(min(on_new))]
+fig = by_rank(tried, curves, ylabel="loss / loss at the start", true_rank=8)
 labkit.show(fig, alt=f"With few noisy data the training loss falls with the rank; on new inputs rank {best} is best")
 print(f"new inputs: rank 8 {on_new[tried.index(8)]:.2f}, rank 16 {on_new[tried.index(16)]:.2f}, rank 48 {on_new[-1]:.2f}")
 
@@ -1047,8 +1000,10 @@ explanation = text(
 )
 ### END SOLUTION
 if broken is not ...:
-    pair = {name: train(started(*starts[name]), learning_rate=0.04, steps=60) for name in ("A random, B zero", broken)}
-    labkit.show(loss_curves(pair), alt=f"Loss after 60 steps: {', '.join(f'{n} {c[-1]:.3f}' for n, c in pair.items())}")
+    pair = ("A random, B zero", broken)
+    curves = {name: task.train(started(*starts[name]), learning_rate=0.04, steps=60) for name in pair}
+    ends = ", ".join(f"{name}: {curve[-1]:.3f}" for name, curve in curves.items())
+    labkit.show(loss_curves(curves), alt=f"Distance by step; after 60 steps {ends}")
 check("q2_4", explanation)
 
 # %% [markdown] tags=["en", "hint-q2_4"]
@@ -1078,7 +1033,7 @@ Sentence 1: B A at the start, so the loss there. Sentence 2: the gradient that h
 - B zero and A random: the layer starts as the frozen one, and one gradient is not zero. Both zero: nothing trains.
 - alpha/r keeps the first steps equal across ranks. alpha and the learning rate are one knob: alpha × 4 with half the rate and half of A's start is the same training.
 - The backward pass goes through W0; about 70 % of a full step's arithmetic remains. LoRA saves memory, not much time.
-- Merge after dequantizing. Into 4 bits, a quarter to a half of a short training's update was lost.
+- Merge after dequantizing. Into 4 bits, 20 to 50 % of a short training's update was lost on `tiny`.
 - From the true rank on, more rank gains nothing; with few noisy data it loses.
 
 **Next:** [03 · Four bits that look like a normal distribution](03_nf4.ipynb)
@@ -1094,7 +1049,7 @@ Sentence 1: B A at the start, so the loss there. Sentence 2: the gradient that h
 - PEFT, [LoRA guide](https://huggingface.co/docs/peft/developer_guides/lora).
 """
 
-# %% [markdown] tags=["zh", "of-ad06b924"]
+# %% [markdown] tags=["zh", "of-9c654560"]
 """
 ## 小结
 
@@ -1103,7 +1058,7 @@ Sentence 1: B A at the start, so the loss there. Sentence 2: the gradient that h
 - B 为零、A 随机：这一层从冻结的层开始，而且有一个梯度不为零。两个都是零：什么也学不到。
 - alpha/r 让不同秩的头几步一样大。alpha 和学习率是同一个旋钮：alpha 乘 4、学习率减半、A 的初值减半，就是同一次训练。
 - 反向传播要穿过 W0；还剩全参数一步约 70% 的运算量。LoRA 省的是显存，时间省得不多。
-- 先反量化再合并。直接合并进 4 比特，短训练的更新量会丢掉四分之一到一半。
+- 先反量化再合并。直接合并进 4 比特，`tiny` 上短训练的更新量丢掉了 20%–50%。
 - 超过真实的秩，再大也没有收获；数据又少又吵时，反而更差。
 
 **下一节：**[03 · 像正态分布的四个比特](03_nf4.ipynb)

@@ -48,8 +48,8 @@ def by_rank(ranks: Sequence[int], curves: Mapping[str, Sequence[float]], *, ylab
     return fig
 
 
-def loss_curves(curves: Mapping[str, Sequence[float]]) -> Figure:
-    """Loss after each step as a share of the loss at the start, on a logarithmic axis, one line a curve.
+def loss_curves(curves: Mapping[str, Sequence[float]], *, ylabel: str = "distance from the target") -> Figure:
+    """A loss by step on a logarithmic axis, one line a curve.
 
     Raises:
         LabError: there is nothing to draw.
@@ -62,7 +62,7 @@ def loss_curves(curves: Mapping[str, Sequence[float]]) -> Figure:
     for place, (label, curve) in enumerate(curves.items()):
         colour, dash = OKABE_ITO[place % len(OKABE_ITO)], DASHES[place % len(DASHES)]
         axes.plot(curve, dash, color=colour, label=label, linewidth=1.8)
-    axes.set(yscale="log", xlabel="step", ylabel="loss / loss at the start")
+    axes.set(yscale="log", xlabel="step", ylabel=ylabel)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return fig

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -188,6 +188,11 @@ class Decomposition:
         """The best approximation of ``rank``, (out, in)."""
         return self.left[:, :rank] * self.values[:rank] @ self.right[:rank]
 
+    def factors(self, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A (r, in) and B (out, r) with B A equal to `truncated`: the best adapter of that rank at a scale of 1."""
+        root = self.values[:rank].sqrt()  # (r,)
+        return root[:, None] * self.right[:rank], self.left[:, :rank] * root
+
 
 def decompose(matrix: torch.Tensor) -> Decomposition:
     """Singular value decomposition of a (out, in) matrix, in float32 or its own wider type.
@@ -203,6 +208,12 @@ def decompose(matrix: torch.Tensor) -> Decomposition:
     tail = torch.cat([squares.flip(0).cumsum(0).flip(0), squares.new_zeros(1)])
     tail = tail / tail[0]
     return Decomposition(left, values, right, energy=1 - tail, relative_error=tail.sqrt())
+
+
+def mean_energy(decompositions: Iterable[Decomposition], rank: int) -> float:
+    """The mean share of energy that ``rank`` keeps (all of it where a matrix is smaller); matrices weigh the same."""
+    shares = [float(parts.energy[min(rank, len(parts.values))]) for parts in decompositions]
+    return sum(shares) / len(shares)
 
 
 def _refuse_unusable(matrix: torch.Tensor) -> None:

@@ -19,6 +19,7 @@ from labkit.theory.lora import (
     decompose,
     fit,
     lora_param_count,
+    mean_energy,
     planted_update,
     truncate,
 )
@@ -251,6 +252,19 @@ def test_a_decomposition_is_scipys(size, dtype):
         assert float(parts.relative_error[rank]) == pytest.approx(float(left_out), abs=2e-6)
 
 
+@pytest.mark.parametrize("rank", [1, 3, 6])
+def test_the_factors_are_an_adapter_that_equals_the_truncation(rank):
+    parts = decompose(torch.randn(6, 9, generator=seeded()))
+    a, b = parts.factors(rank)
+    assert (a.shape, b.shape) == ((rank, 9), (6, rank))
+    torch.testing.assert_close(b @ a, parts.truncated(rank))
+
+
+def test_the_mean_energy_counts_a_small_matrix_as_whole():
+    small, large = decompose(torch.eye(2)), decompose(torch.eye(8))
+    assert mean_energy([small, large], 4) == pytest.approx((1 + 0.5) / 2)
+
+
 def test_no_other_matrix_of_that_rank_is_closer():
     matrix = torch.randn(8, 12, generator=seeded(), dtype=torch.float64)
     best, energy = truncate(matrix, 3)
@@ -326,4 +340,4 @@ def test_fit_is_torchs_own_loop():
     error = layer.base(x) + x @ a.T @ b.T * layer.scale - y
     torch.testing.assert_close(layer.lora_B.detach(), b - 0.01 * 2 * layer.scale * error.T @ x @ a.T)
     after = layer.base(x) + x @ layer.lora_A.T @ layer.lora_B.T * layer.scale - y
-    assert losses == [1, pytest.approx(float(after.square().sum() / error.square().sum()))]
+    assert losses == [1, pytest.approx((after.square().sum() / error.square().sum()).item())]
