@@ -61,10 +61,10 @@ The lecture's answer to the opening question is "about 40M". Three guesses of yo
 - a training step with LoRA does how many *percent* of the arithmetic of a full fine-tuning step?
 - fine-tune a model without any low-rank constraint, and take the update of its weight matrices. How many *percent* of the update's energy (the sum of its squared entries) can a matrix of rank 8 hold?
 
-> **What changes on `laptop` and `gpu`.** Sections 1 and 8 fine-tune the profile's own model for 24 steps each; everything else is arithmetic on small layers and takes the same seconds everywhere. `laptop` fine-tunes SmolLM2-135M: section 1 took 92 s to train and another 90 s to measure with one thread of a busy 2-core machine (2026-11-24). `gpu` loads Qwen3-1.7B in float32 and, because 16 bytes a weight do not fit a 24 GB card, lets the linears of two of its 28 layers train.
+> **What changes on `laptop` and `gpu`.** Sections 1 and 8 fine-tune the profile's own model for 24 steps each; everything else is arithmetic on small layers and takes the same seconds everywhere. `laptop` fine-tunes SmolLM2-135M: with one thread of a busy 2-core machine section 1 took about 4 minutes and section 8 two and a half (2026-11-24). `gpu` loads Qwen3-1.7B in float32 and, because 16 bytes a weight do not fit a 24 GB card, lets the linears of two of its 28 layers train.
 """
 
-# %% [markdown] tags=["zh", "of-982a0dd4"]
+# %% [markdown] tags=["zh", "of-960f06d1"]
 """
 讲义对开头问题的回答是“约 40M”。先别急着运行，自己猜三个数，写在 `...` 的位置：
 
@@ -72,7 +72,7 @@ The lecture's answer to the opening question is "about 40M". Three guesses of yo
 - 用 LoRA 训练一步的运算量，是全参数微调一步的*百分之几*？
 - 不加任何低秩约束地微调一个模型，取出各权重矩阵的更新量。一个秩为 8 的矩阵，能装下更新量*百分之几*的能量（能量指所有元素的平方和）？
 
-> **换成 `laptop` 或 `gpu` 会怎样？** 第 1 和第 8 部分各把配置中的模型微调 24 步；其余都是小矩阵上的算术，在哪里都是几秒。`laptop` 微调 SmolLM2-135M：在一台繁忙的双核机器上用一个线程，第 1 部分训练用了 92 秒，测量又用了约 90 秒（2026-11-24）。`gpu` 以 float32 加载 Qwen3-1.7B；每个权重 16 字节放不进 24 GB 的卡，所以只让 28 层中两层的线性层参与训练。
+> **换成 `laptop` 或 `gpu` 会怎样？** 第 1 和第 8 部分各把配置中的模型微调 24 步；其余都是小矩阵上的算术，在哪里都是几秒。`laptop` 微调 SmolLM2-135M：在一台繁忙的双核机器上用一个线程，第 1 部分约 4 分钟，第 8 部分约两分半（2026-11-24）。`gpu` 以 float32 加载 Qwen3-1.7B；每个权重 16 字节放不进 24 GB 的卡，所以只让 28 层中两层的线性层参与训练。
 """
 
 # %%
@@ -115,9 +115,9 @@ train_rows, heldout_rows = rows_of(profile, "train"), rows_of(profile, "heldout"
 
 
 def trainer_for(run):
-    bar = progress_callback(LiveRun(steps=run.steps), bar=False)
     rows = train_rows[: run.steps * run.rows_per_step]
     with quiet():
+        bar = progress_callback(LiveRun(steps=run.steps), bar=False)
         model = load_base(weights, settled_method(run), tokenizer=tokenizer)
         return build_trainer(model, tokenizer, run, rows, "runs", callbacks=[bar])
 
@@ -673,14 +673,14 @@ labkit.reveal("p2_2", 100 * part / whole)
 """
 About 70 %, not 1 %, although only 1 to 2 % of the parameters train. (Gradient checkpointing adds the same second forward pass to both.)
 
-**"LoRA makes each step much faster."** Arithmetic is not time. Every adapted linear runs two more products and a few small operations, and in a small model that overhead is all there is. Steps of the tiny model on this machine's CPU; expect LoRA to be the *slower* one here. LoRA saves memory first of all (lesson 01); that can make larger batches possible, and *those* are faster.
+**"LoRA makes each step much faster."** Arithmetic is not time. Every adapted linear runs two more products and a few small operations, and in a small model that overhead is all there is. Here are steps of the tiny model on this machine's CPU: expect a ratio near 1 or above it, not 0.7. (On an idle core LoRA took 47 ms and full fine-tuning 36; 2026-11-24.) LoRA saves memory first of all (lesson 01); that can make larger batches possible, and *those* are faster.
 """
 
-# %% [markdown] tags=["zh", "of-a92a709a"]
+# %% [markdown] tags=["zh", "of-2dcda8cb"]
 """
 约 70%，而不是 1%，尽管训练的参数只占 1%–2%。（梯度检查点给两边都加上同样的第二次前向。）
 
-**“LoRA 让每一步快很多。”** 运算量不等于时间。每个挂了适配器的线性层要多做两次乘积和几个小运算；模型小的时候，时间全花在这些开销上。下面是小模型在本机 CPU 上的一步；预期 LoRA 反而*更慢*。LoRA 省的首先是显存（第 01 节）；显存省下来，批可以更大，*这*才更快。
+**“LoRA 让每一步快很多。”** 运算量不等于时间。每个挂了适配器的线性层要多做两次乘积和几个小运算；模型小的时候，时间全花在这些开销上。下面是小模型在本机 CPU 上的一步：预期比值接近 1 甚至更大，而不是 0.7。（在一个空闲的核上，LoRA 用了 47 毫秒，全参数 36 毫秒；2026-11-24。）LoRA 省的首先是显存（第 01 节）；显存省下来，批可以更大，*这*才更快。
 """
 
 # %%
@@ -726,14 +726,14 @@ for dtype in (torch.float32, torch.bfloat16):
 """
 In float32, adding and subtracting gives W0 back, here to the last bit. In bfloat16 it does not: keep the adapter file, and the original.
 
-**Into 4 bits.** QLoRA's base is stored in NF4 (lesson 03). Merging "in place" means: dequantize, add, *round to 16 levels again*, and an update is smaller than the distance between two levels. First a short QLoRA training, then the error of three ways to merge, as a share of the update. A figure of 19 % is quoted for one layer of another model; look at what it is here, by kind of linear.
+**Into 4 bits.** QLoRA's base is stored in NF4 (lesson 03). Merging "in place" means: dequantize, add, *round to 16 levels again*, and an update is smaller than the distance between two levels. First a short QLoRA training, then the error of three ways to merge, as a share of the update. A figure often met is 19 %, measured once on one adapter; look at what it is here, by kind of linear.
 """
 
-# %% [markdown] tags=["zh", "of-6bee2b04"]
+# %% [markdown] tags=["zh", "of-6fe7d4cb"]
 """
 在 float32 里，加上再减去能还原 W0，这里连最后一个比特都一样。在 bfloat16 里则不能：请保留适配器文件，也保留原模型。
 
-**合并进 4 比特。** QLoRA 的基座以 NF4 存储（第 03 节）。“就地”合并的意思是：反量化，相加，*再次舍入到 16 个值*；而更新量比相邻两个值的间隔还小。先做一次短的 QLoRA 训练，再看三种合并方式的误差，用更新量的比例表示。流传的数字是 19%，那是另一个模型某一层上的结果；请看这里各种线性层分别是多少。
+**合并进 4 比特。** QLoRA 的基座以 NF4 存储（第 03 节）。“就地”合并的意思是：反量化，相加，*再次舍入到 16 个值*；而更新量比相邻两个值的间隔还小。先做一次短的 QLoRA 训练，再看三种合并方式的误差，用更新量的比例表示。常见的说法是 19%，那只是在某一个适配器上测过一次；请看这里各种线性层分别是多少。
 """
 
 # %%
@@ -759,20 +759,20 @@ print(f"{'mean over the layers':22}", *(f"{said:>18}" for said in ways.values())
 for name, found in errors.items():
     print(f"{name:22}", *(f"{sum(error[way] for error in found) / len(found):18.2e}" for way in ways))
 flat = [error["into_4_bit"] for found in errors.values() for error in found]
-print(f"into 4 bits: from {min(flat):.0%} to {max(flat):.0%} of the update lost, mean {sum(flat) / len(flat):.0%}")
+print(f"into 4 bits: an error of {min(flat):.0%} to {max(flat):.0%} of the update, mean {sum(flat) / len(flat):.0%}")
 
 # %% [markdown] tags=["en"]
 """
-Dequantize, then merge: the error is at the rounding of the type, a million times smaller. It costs you the 4-bit size. The loss from merging into 4 bits is no constant of nature: it is the rounding of NF4 over the size of the update, so a short training with small updates loses more. On `tiny` it was 20 to 50 % by layer, 29 % on average (2026-11-24).
+Dequantize, then merge: in float32 the error is the rounding of the type, a hundred thousand times smaller or more. It costs you the 4-bit size. The loss from merging into 4 bits is no constant of nature: it is the rounding of NF4 over the size of the update, so small updates lose more. On `tiny` it was 21 to 50 % by layer, 29 % on average. On `laptop`, whose updates are far smaller than the gap between two levels, it was *107 %*: the error is larger than the whole update, and even rounding the merged weights to bfloat16 cost 23 % (24 steps, 2026-11-24). Lesson 04 shows what that does to the held-out loss.
 
 ## 9. Which rank? Recovery of a known one
 
 How high a rank does a task need? Usually nobody knows the truth. Here we do: the target update has rank k = 8. Train with every rank, for long enough. Eckart and Young predict the floor: with k equal singular values it is 1 − r/k below k, and 0 from k on. Look at where predicted and trained meet, and at what rank 48 has gained over rank 8.
 """
 
-# %% [markdown] tags=["zh", "of-1a77391f"]
+# %% [markdown] tags=["zh", "of-266e13aa"]
 """
-先反量化再合并，误差就只有类型本身的舍入，小一百万倍。代价是放弃 4 比特的体积。合并进 4 比特的损失并不是什么自然常数：它是 NF4 的舍入误差除以更新量的大小，所以训练越短、更新量越小，损失的比例越大。在 `tiny` 上，各层是 20%–50%，平均 29%（2026-11-24）。
+先反量化再合并，用 float32 时误差就只有类型本身的舍入，至少小十万倍。代价是放弃 4 比特的体积。合并进 4 比特的损失并不是什么自然常数：它是 NF4 的舍入误差除以更新量的大小，所以更新量越小，损失的比例越大。在 `tiny` 上，各层是 21%–50%，平均 29%。在 `laptop` 上，更新量远小于相邻两个值的间隔，误差是 *107%*：比整个更新量还大；就连把合并后的权重舍入到 bfloat16，也丢掉了 23%（24 步，2026-11-24）。第 04 节会看到这对留出集损失意味着什么。
 
 ## 9. 选多大的秩？找回一个已知的秩
 
@@ -1033,7 +1033,7 @@ Sentence 1: B A at the start, so the loss there. Sentence 2: the gradient that h
 - B zero and A random: the layer starts as the frozen one, and one gradient is not zero. Both zero: nothing trains.
 - alpha/r keeps the first steps equal across ranks. alpha and the learning rate are one knob: alpha × 4 with half the rate and half of A's start is the same training.
 - The backward pass goes through W0; about 70 % of a full step's arithmetic remains. LoRA saves memory, not much time.
-- Merge after dequantizing. Into 4 bits, 20 to 50 % of a short training's update was lost on `tiny`.
+- Merge after dequantizing. Merging a short training's update into 4 bits lost 29 % of it on `tiny`, and all of it on `laptop`.
 - From the true rank on, more rank gains nothing; with few noisy data it loses.
 
 **Next:** [03 · Four bits that look like a normal distribution](03_nf4.ipynb)
@@ -1049,7 +1049,7 @@ Sentence 1: B A at the start, so the loss there. Sentence 2: the gradient that h
 - PEFT, [LoRA guide](https://huggingface.co/docs/peft/developer_guides/lora).
 """
 
-# %% [markdown] tags=["zh", "of-9c654560"]
+# %% [markdown] tags=["zh", "of-0a78d21e"]
 """
 ## 小结
 
@@ -1058,7 +1058,7 @@ Sentence 1: B A at the start, so the loss there. Sentence 2: the gradient that h
 - B 为零、A 随机：这一层从冻结的层开始，而且有一个梯度不为零。两个都是零：什么也学不到。
 - alpha/r 让不同秩的头几步一样大。alpha 和学习率是同一个旋钮：alpha 乘 4、学习率减半、A 的初值减半，就是同一次训练。
 - 反向传播要穿过 W0；还剩全参数一步约 70% 的运算量。LoRA 省的是显存，时间省得不多。
-- 先反量化再合并。直接合并进 4 比特，`tiny` 上短训练的更新量丢掉了 20%–50%。
+- 先反量化再合并。把短训练的更新量直接合并进 4 比特，`tiny` 上丢掉 29%，`laptop` 上全部丢掉。
 - 超过真实的秩，再大也没有收获；数据又少又吵时，反而更差。
 
 **下一节：**[03 · 像正态分布的四个比特](03_nf4.ipynb)
