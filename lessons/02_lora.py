@@ -112,6 +112,7 @@ profile, steps = labkit.current_profile(), 24
 weights = locate(profile)
 tokenizer = load_tokenizer(weights)
 train_rows, heldout_rows = rows_of(profile, "train"), rows_of(profile, "heldout")
+print(f"{len(train_rows)} training rows, {len(heldout_rows)} held-out rows")
 
 
 def trainer_for(run):
@@ -149,12 +150,12 @@ print(f"held-out loss {loss_before:.3f} -> {loss_full:.3f} nats a token")
 
 # %% [markdown] tags=["en"]
 """
-The *singular value decomposition* writes any matrix as a sum of rank-1 pieces, the strongest first: ΔW = σ₁ u₁v₁ᵀ + σ₂ u₂v₂ᵀ + … The first *r* pieces are the closest matrix of rank *r* that there is (Eckart and Young, 1936), and the energy that they keep is σ₁² + … + σᵣ² over the sum of all σ². Here is one real update. Move the slider: at which rank do you begin to mistake the right corner for the left one?
+The *singular value decomposition* writes any matrix as a sum of rank-1 pieces, the strongest first: ΔW = σ₁ u₁v₁ᵀ + σ₂ u₂v₂ᵀ + … The first *r* pieces are the closest matrix of rank *r* that there is (Eckart and Young, 1936), and the energy that they keep is σ₁² + … + σᵣ² over the sum of all σ². Here is one real update. Move the slider (it needs a running notebook): at which rank do you begin to mistake the right corner for the left one?
 """
 
-# %% [markdown] tags=["zh", "of-2667e0ef"]
+# %% [markdown] tags=["zh", "of-250ba876"]
 """
-*奇异值分解*（SVD）把任意矩阵写成一串秩 1 矩阵之和，最强的排在最前：ΔW = σ₁ u₁v₁ᵀ + σ₂ u₂v₂ᵀ + …… 前 *r* 项就是离它最近的秩 *r* 矩阵（Eckart 和 Young，1936），保留的能量是 σ₁² + … + σᵣ² 除以全部 σ² 之和。下面是一个真实的更新量。拖动滑块：到哪个秩，你就分不清右边的角和左边的角了？
+*奇异值分解*（SVD）把任意矩阵写成一串秩 1 矩阵之和，最强的排在最前：ΔW = σ₁ u₁v₁ᵀ + σ₂ u₂v₂ᵀ + …… 前 *r* 项就是离它最近的秩 *r* 矩阵（Eckart 和 Young，1936），保留的能量是 σ₁² + … + σᵣ² 除以全部 σ² 之和。下面是一个真实的更新量。拖动滑块（需要在运行中的 notebook 里）：到哪个秩，你就分不清右边的角和左边的角了？
 """
 
 # %%
@@ -342,6 +343,9 @@ def started(a_random, b_random):
     if b_random:
         torch.nn.init.kaiming_uniform_(layer.lora_B, a=5**0.5)
     return layer
+
+
+print(task)
 
 # %%
 for name, kind in starts.items():
@@ -832,11 +836,11 @@ Where the lecture's LoRA section stands:
 | A Kaiming-uniform, B zero | right for the code; Gaussian A in the paper |
 | backward only through the LoRA parameters | through every frozen weight; only its own gradient is skipped, about 70 % of the arithmetic remain |
 | A and B stay in FP16 | PEFT keeps them in float32, and float16 fails |
-| alpha = 2r, "recommended by Qwen3" | no such source found; Biderman et al. (2024) recommend it. It is one way to set one product, alpha × learning rate |
+| alpha = 2r, "recommended by Qwen3" | no such source found; Biderman et al. (2024) recommend it. It turns the same knob as the learning rate |
 | r = 128 to 256 loses the efficiency | at 256, 8.5 % of the 8B model trains |
 """
 
-# %% [markdown] tags=["zh", "of-269b998c"]
+# %% [markdown] tags=["zh", "of-c440abd2"]
 """
 到秩 48，适配器在新输入上的表现和完全不训练差不多：它学到的是噪声。秩是一种容量，该取多大取决于数据。讲义的指南（简单任务 8–16，中等 32，复杂 64）只是经验之谈：有论文报告秩 1 就够用的任务（Hu 等，2021），也有论文报告需要 256 的任务（Biderman 等，2024）。第 05 节会在课程任务上实测，带种子和置信区间。
 
@@ -850,7 +854,7 @@ Where the lecture's LoRA section stands:
 | A 用 Kaiming 均匀分布，B 为零 | 对代码来说正确；论文里 A 是高斯分布 |
 | 反向传播仅经过 LoRA 参数 | 穿过每个冻结的权重；只省掉权重自己的梯度，还剩约 70% 的运算量 |
 | A、B 始终保持 FP16 | PEFT 用 float32；用 float16 会失败 |
-| alpha = 2r，“Qwen3 推荐” | 没有找到这样的出处；推荐它的是 Biderman 等（2024）。它只是设定“alpha × 学习率”这一个乘积的一种方式 |
+| alpha = 2r，“Qwen3 推荐” | 没有找到这样的出处；推荐它的是 Biderman 等（2024）。它拧的和学习率是同一个旋钮 |
 | r 为 128–256 失去效率优势 | 取 256 时，8B 模型训练 8.5% 的参数 |
 """
 
