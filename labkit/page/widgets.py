@@ -182,7 +182,7 @@ class _RankPicture:
         values = self.parts.values.tolist()
         places = range(1, len(values) + 1)
         axes.plot(places, values, color="#999999", linewidth=1)
-        (self.chosen,) = axes.plot([], [], color=OKABE_ITO[0], linewidth=3)
+        (self.chosen,) = axes.plot([], [], ".-", color=OKABE_ITO[0], linewidth=3)
         smallest = max(min(values), 1e-6 * values[0])
         axes.set(yscale="log", ylim=(smallest / 1.5, 1.5 * values[0]), xlabel="i", title="singular value $\\sigma_i$")
         axes.title.set_fontsize(9)
@@ -198,7 +198,7 @@ class _RankPicture:
 
     def _draw_corners(self, exact: Any, kept: Any) -> None:
         corner = self._corner(len(self.parts.values))
-        limit = abs(corner).max() or 1.0
+        limit = 3 * corner.std() or 1.0  # a few large entries shall not wash out the rest
         style = {"cmap": "cividis", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
         exact.imshow(corner, **style)
         exact.set_title("a corner of it", fontsize=9)
