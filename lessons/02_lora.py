@@ -677,14 +677,14 @@ labkit.reveal("p2_2", 100 * part / whole)
 """
 About 70 %, not 1 %, although only 1 to 2 % of the parameters train. (Gradient checkpointing adds the same second forward pass to both.)
 
-**"LoRA makes each step much faster."** Arithmetic is not time. Every adapted linear runs two more products and a few small operations, and in a small model that overhead is all there is. Here are steps of the tiny model on this machine's CPU: expect a ratio near 1 or above it, not 0.7. (On an idle core LoRA took 47 ms and full fine-tuning 36; 2026-11-24.) LoRA saves memory first of all (lesson 01); that can make larger batches possible, and *those* are faster.
+**"LoRA makes each step much faster."** Arithmetic is not time. Every adapted linear runs two more products and a few small operations, and in a small model that overhead is all there is. Here are steps of the tiny model on this machine's CPU: expect a ratio near 1 or above it, not 0.7. (On one core of an AMD EPYC, with torch 2.13.0, LoRA took 47 ms and full fine-tuning 36; 2026-11-24.) LoRA saves memory first of all (lesson 01); that can make larger batches possible, and *those* are faster.
 """
 
-# %% [markdown] tags=["zh", "of-2dcda8cb"]
+# %% [markdown] tags=["zh", "of-0d5001d5"]
 """
 约 70%，而不是 1%，尽管训练的参数只占 1%–2%。（梯度检查点给两边都加上同样的第二次前向。）
 
-**“LoRA 让每一步快很多。”** 运算量不等于时间。每个挂了适配器的线性层要多做两次乘积和几个小运算；模型小的时候，时间全花在这些开销上。下面是小模型在本机 CPU 上的一步：预期比值接近 1 甚至更大，而不是 0.7。（在一个空闲的核上，LoRA 用了 47 毫秒，全参数 36 毫秒；2026-11-24。）LoRA 省的首先是显存（第 01 节）；显存省下来，批可以更大，*这*才更快。
+**“LoRA 让每一步快很多。”** 运算量不等于时间。每个挂了适配器的线性层要多做两次乘积和几个小运算；模型小的时候，时间全花在这些开销上。下面是小模型在本机 CPU 上的一步：预期比值接近 1 甚至更大，而不是 0.7。（在 AMD EPYC 的一个核上，torch 2.13.0，LoRA 用了 47 毫秒，全参数 36 毫秒；2026-11-24。）LoRA 省的首先是显存（第 01 节）；显存省下来，批可以更大，*这*才更快。
 """
 
 # %%
