@@ -767,16 +767,16 @@ print(f"into 4 bits: an error of {min(flat):.0%} to {max(flat):.0%} of the updat
 
 # %% [markdown] tags=["en"]
 """
-Dequantize, then merge: in float32 the error is the rounding of the type, a hundred thousand times smaller or more. It costs you the 4-bit size. The loss from merging into 4 bits is no constant of nature: it is the rounding of NF4 over the size of the update, so small updates lose more. On `tiny` it was 21 to 50 % by layer, 29 % on average. On `laptop`, whose updates are far smaller than the gap between two levels, it was *107 %*: the error is larger than the whole update, and even rounding the merged weights to bfloat16 cost 23 % (24 steps, 2026-11-24). Lesson 04 shows what that does to the held-out loss.
+Dequantize, then merge: in float32 the error is the rounding of the type, a hundred thousand times smaller or more. It costs you the 4-bit size. The error of merging into 4 bits is no constant of nature: it is the rounding of NF4 over the size of the update, so small updates lose more. On `tiny` it was 21 to 50 % by layer, 29 % on average. On `laptop`, whose updates are far smaller than the gap between two levels, it was *107 %*: the error is larger than the whole update, and even rounding the merged weights to bfloat16 cost 23 % (24 steps, 2026-11-24). Lesson 04 shows what that does to the held-out loss.
 
 ## 9. Which rank? Recovery of a known one
 
 How high a rank does a task need? Usually nobody knows the truth. Here we do: the target update has rank k = 8. Train with every rank, for long enough. Eckart and Young predict the floor: with k equal singular values it is 1 − r/k below k, and 0 from k on. Look at where predicted and trained meet, and at what rank 48 has gained over rank 8.
 """
 
-# %% [markdown] tags=["zh", "of-266e13aa"]
+# %% [markdown] tags=["zh", "of-996b0eb0"]
 """
-先反量化再合并，用 float32 时误差就只有类型本身的舍入，至少小十万倍。代价是放弃 4 比特的体积。合并进 4 比特的损失并不是什么自然常数：它是 NF4 的舍入误差除以更新量的大小，所以更新量越小，损失的比例越大。在 `tiny` 上，各层是 21%–50%，平均 29%。在 `laptop` 上，更新量远小于相邻两个值的间隔，误差是 *107%*：比整个更新量还大；就连把合并后的权重舍入到 bfloat16，也丢掉了 23%（24 步，2026-11-24）。第 04 节会看到这对留出集损失意味着什么。
+先反量化再合并，用 float32 时误差就只有类型本身的舍入，至少小十万倍。代价是放弃 4 比特的体积。合并进 4 比特的误差并不是什么自然常数：它是 NF4 的舍入误差除以更新量的大小，所以更新量越小，损失的比例越大。在 `tiny` 上，误差是更新量的 21%–50%，平均 29%。在 `laptop` 上，更新量远小于相邻两个值的间隔，误差是 *107%*：比整个更新量还大；就连把合并后的权重舍入到 bfloat16，也丢掉了 23%（24 步，2026-11-24）。第 04 节会看到这对留出集损失意味着什么。
 
 ## 9. 选多大的秩？找回一个已知的秩
 
@@ -1037,7 +1037,7 @@ Sentence 1: B A at the start, so the loss there. Sentence 2: the gradient that h
 - B zero and A random: the layer starts as the frozen one, and one gradient is not zero. Both zero: nothing trains.
 - alpha/r keeps the first steps equal across ranks. alpha and the learning rate are one knob: alpha × 4 with half the rate and half of A's start is the same training.
 - The backward pass goes through W0; about 70 % of a full step's arithmetic remains. LoRA saves memory, not much time.
-- Merge after dequantizing. Merging a short training's update into 4 bits lost 29 % of it on `tiny`, and all of it on `laptop`.
+- Merge after dequantizing. Merging a short training's update into 4 bits cost an error of 29 % of it on `tiny`, and on `laptop` one larger than the update itself.
 - From the true rank on, more rank gains nothing; with few noisy data it loses.
 
 **Next:** [03 · Four bits that look like a normal distribution](03_nf4.ipynb)
@@ -1053,7 +1053,7 @@ Sentence 1: B A at the start, so the loss there. Sentence 2: the gradient that h
 - PEFT, [LoRA guide](https://huggingface.co/docs/peft/developer_guides/lora).
 """
 
-# %% [markdown] tags=["zh", "of-0a78d21e"]
+# %% [markdown] tags=["zh", "of-73290edb"]
 """
 ## 小结
 
@@ -1062,10 +1062,10 @@ Sentence 1: B A at the start, so the loss there. Sentence 2: the gradient that h
 - B 为零、A 随机：这一层从冻结的层开始，而且有一个梯度不为零。两个都是零：什么也学不到。
 - alpha/r 让不同秩的头几步一样大。alpha 和学习率是同一个旋钮：alpha 乘 4、学习率减半、A 的初值减半，就是同一次训练。
 - 反向传播要穿过 W0；还剩全参数一步约 70% 的运算量。LoRA 省的是显存，时间省得不多。
-- 先反量化再合并。把短训练的更新量直接合并进 4 比特，`tiny` 上丢掉 29%，`laptop` 上全部丢掉。
+- 先反量化再合并。把短训练的更新量直接合并进 4 比特，`tiny` 上的误差是更新量的 29%，`laptop` 上比更新量本身还大。
 - 超过真实的秩，再大也没有收获；数据又少又吵时，反而更差。
 
-**下一节：**[03 · 像正态分布的四个比特](03_nf4.ipynb)
+**下一节：**[03 · 看起来像正态分布的四个比特](03_nf4.ipynb)
 
 ## 参考文献
 
