@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 NF4_FIRST_UP, NF4_FIRST_DOWN = 0.07958029955625534, -0.09105003625154495
 UNEVEN = (-1.0, -0.5, -0.125, 0.0, 0.25, 0.75, 1.0)  # a table that is not NF4's: the function must read its argument
-BLOCKS = (  # (block, table; None means NF4's): every value is exact in float32, ties included
-    ((1.5, -2.0, 0.0, 0.5), None),  # a zero, and a largest magnitude that is negative
+BLOCKS = (  # (block, table; None means NF4's): the ties are exact in float32
+    ((1.2, -2.0, 0.0, 0.3), None),  # a zero, and a largest magnitude that is negative
     ((NF4_FIRST_UP, 2.0, NF4_FIRST_DOWN, 0.0), None),  # two ties: half of the first level up, and of the first down
     ((0.0, 0.0, 0.0), None),  # a block of zeros
     ((-4.0, 3.9, 1.1, -0.2, 0.3, -1.0), None),
