@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,57 @@ def levels_figure(panels: Mapping[str, View]) -> Figure:
     for axes, (label, seen) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         _histogram(axes, seen)
         axes.set_title(f"{label}: relative error {seen.relative_error:.4f}", fontsize=10)
+    return fig
+
+
+def qq_figure(samples: Mapping[str, torch.Tensor]) -> Figure:
+    """Quantiles of standardized samples against those of N(0, 1), one panel a sample; on the dashed line they agree.
+
+    Raises:
+        LabError: there is nothing to draw.
+    """
+    if not samples:
+        raise LabError("qq_figure({})", "there is nothing to draw", "give at least one label and sample")
+    import torch
+    from matplotlib.figure import Figure
+
+    places = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    normal = torch.special.ndtri(places)
+    fig = Figure(figsize=(2.9 * len(samples), 2.8), layout="constrained")
+    for axes, (label, sample) in zip(fig.subplots(1, len(samples), squeeze=False)[0], samples.items(), strict=True):
+        values = sample.detach().flatten().double().sort().values
+        values = (values - values.mean()) / values.std()
+        axes.plot(normal, values[(places * len(values)).long()], ".", markersize=3, color=OKABE_ITO[0])
+        axes.plot([-3.2, 3.2], [-3.2, 3.2], "--", color="black", linewidth=1)
+        axes.set(title=label, xlabel="quantile of N(0, 1)")
+        axes.title.set_fontsize(9)
+        axes.spines[["top", "right"]].set_visible(False)
+    fig.axes[0].set_ylabel("quantile of the sample")
+    return fig
+
+
+def error_figure(errors: Mapping[str, Sequence[float]], block_sizes: Sequence[int]) -> Figure:
+    """Mean squared error against block size, one line a code, labelled at its right end.
+
+    Args:
+        errors: code -> error at each of ``block_sizes``.
+
+    Raises:
+        LabError: there is nothing to draw.
+    """
+    if not errors:
+        raise LabError("error_figure({})", "there is nothing to draw", "give at least one code and its errors")
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(7, 3.4), layout="constrained")
+    axes = fig.subplots()
+    styles = zip(errors.items(), OKABE_ITO, "osD^vPX*", strict=False)
+    for (label, values), colour, marker in styles:
+        axes.plot(block_sizes, values, marker=marker, color=colour, markersize=4, label=label)
+        axes.annotate(label, (block_sizes[-1], values[-1]), (6, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="block size", ylabel="mean squared error on N(0, 1)", ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
     return fig
 
 

@@ -11,7 +11,7 @@ import torch
 
 from labkit.errors import LabError
 from labkit.models.methods import BLOCK_SIZES
-from labkit.page.code_figures import BINS, MOST_WEIGHTS, CodePicture, levels_figure, view
+from labkit.page.code_figures import BINS, MOST_WEIGHTS, CodePicture, error_figure, levels_figure, qq_figure, view
 from labkit.page.widgets import tensor_widget
 from labkit.theory.codes import CODES, levels
 
@@ -89,7 +89,22 @@ def test_levels_figure_has_a_panel_a_view():
     assert [axes.get_title()[:3] for axes in fig.axes] == ["one", "two"]
 
 
-@pytest.mark.parametrize("call", [lambda: tensor_widget({}), lambda: levels_figure({})])
+def test_the_quantiles_of_a_normal_sample_lie_on_the_line():
+    fig = qq_figure({"normal": torch.randn(20000, generator=GENERATOR), "cubed": TENSORS["odd"]})
+    assert len(fig.axes) == 2
+    x, y = fig.axes[0].lines[0].get_data()
+    assert max(abs(x - y.numpy() if hasattr(y, "numpy") else x - y)) < 0.2
+
+
+def test_errors_by_block_size_have_a_line_a_code():
+    fig = error_figure({"one": [1, 2], "two": [2, 3]}, [32, 64])
+    assert [line.get_label() for line in fig.axes[0].lines] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda: tensor_widget({}), lambda: levels_figure({}), lambda: qq_figure({}), lambda: error_figure({}, [])],
+)
 def test_nothing_to_draw_is_explained(call):
     with pytest.raises(LabError, match="nothing to"):
         call()
