@@ -112,7 +112,7 @@ def qq_figure(samples: Mapping[str, torch.Tensor]) -> Figure:
 
 
 def error_figure(errors: Mapping[str, Sequence[float]], block_sizes: Sequence[int]) -> Figure:
-    """Mean squared error against block size, one line a code, labelled at its right end.
+    """Mean squared error against block size, one line and marker a code.
 
     Args:
         errors: code -> error at each of ``block_sizes``.
@@ -129,9 +129,10 @@ def error_figure(errors: Mapping[str, Sequence[float]], block_sizes: Sequence[in
     styles = zip(errors.items(), OKABE_ITO, "osD^vPX*", strict=False)
     for (label, values), colour, marker in styles:
         axes.plot(block_sizes, values, marker=marker, color=colour, markersize=4, label=label)
-        axes.annotate(label, (block_sizes[-1], values[-1]), (6, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_xscale("log", base=2)
     axes.set(xlabel="block size", ylabel="mean squared error on N(0, 1)", ylim=(0, None))
+    axes.set_xticks(block_sizes, [str(size) for size in block_sizes])
+    axes.legend(frameon=False, ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
     return fig
 
@@ -154,7 +155,7 @@ class CodePicture:
         self.left = left
         self.bars = right.bar(range(1, SLOTS + 1), [1 / SLOTS] * SLOTS, color=OKABE_ITO[5], edgecolor="black", lw=0.5)
         right.axhline(1 / SLOTS, color="black", linestyle="--", linewidth=1)
-        right.set(xlabel="level, smallest first", ylabel="share of the weights")
+        right.set(xlabel="level, smallest first", ylabel="share of the weights", xticks=(1, 4, 8, 12, 16))
         right.text(SLOTS, 1 / SLOTS, "1/16 ", ha="right", va="bottom", fontsize=8)
         self.right = right
 
