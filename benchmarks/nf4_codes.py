@@ -29,8 +29,9 @@ BLOCK_SIZES = (32, 128, 256, 1024, 4096)
 def settings() -> list[dict[str, Any]]:
     """Every code at block 64, NF4 by block size, with double quantization, and one kind of linear at a time."""
     cases: list[dict[str, Any]] = [{"label": code, "code": code} for code in CODES]
-    fixed = lloyd_levels(64, fixed=(-1.0, 0.0, 1.0)).tolist()
-    cases.append({"label": "lloyd with -1, 0, 1", "code": fixed})
+    for fixed in ((0.0,), (-1.0, 1.0), (-1.0, 0.0, 1.0)):
+        label = "lloyd with " + ", ".join(f"{level:g}" for level in fixed)
+        cases.append({"label": label, "code": lloyd_levels(64, fixed=fixed).tolist()})
     cases.append({"label": "nf4, double quantization", "code": "nf4", "double_quant": True})
     cases += [{"label": f"nf4, block {size}", "code": "nf4", "block_size": size} for size in BLOCK_SIZES]
     return cases + [{"label": f"nf4, {kind} only", "code": "nf4", "kind": kind} for kind in TARGETS]

@@ -102,12 +102,13 @@ profile = labkit.current_profile()
 method = settled_method(profile)
 tokenizer = load_tokenizer(weights := locate(profile))
 with quiet():
-    model = load_base(weights, replace(method, kind="lora"), tokenizer=tokenizer)  # not quantized: we do that here
+    model = load_base(weights, replace(method, kind="lora"), tokenizer=tokenizer)  # not quantized yet
 linears = decoder_linears(model)
 name = [n for n in linears if n.endswith("up_proj")][len(linears) // 14]  # of the middle layer
 layer = linears[name]
 W = layer.weight.detach().float().cpu()  # (out, in)
-print(f"{profile.model}: {len(linears)} linears; {name} {tuple(W.shape)}, largest {W.abs().max() / W.std():.1f} sigma")
+largest = W.abs().max() / W.std()
+print(f"{profile.model}: {len(linears)} linears; {name} {tuple(W.shape)}, largest {largest:.1f} sigma")
 
 # %% [markdown] tags=["en"]
 """
@@ -176,16 +177,16 @@ print([round(x, 3) for x in middles.tolist()], f"relative error {error:.3f}")
 """
 Two things are wrong with this code: no level is exactly 0, so a weight of zero (padding, pruning) would become something else, and the levels are still even in *probability*, which is another thing than small in error. The paper prints its own recipe as equation 4:
 
-$$q_i = \\tfrac12 \\left( Q\\!\\left(\\tfrac{i}{2^k+1}\\right) + Q\\!\\left(\\tfrac{i+1}{2^k+1}\\right) \\right), \\qquad k = 4$$
+> *q*ᵢ = ½ · [ *Q*( *i* / (2ᵏ + 1) ) + *Q*( (*i* + 1) / (2ᵏ + 1) ) ],  *k* = 4
 
 Compute it as printed. Look at both ends, and count the finite values.
 """
 
-# %% [markdown] tags=["zh", "of-e55e2b92"]
+# %% [markdown] tags=["zh", "of-8104d53a"]
 """
 这个编码有两个毛病：没有一个级别恰好是 0，值为零的权重（填充、剪枝）会变成别的数；而且它追求的是*概率*相等，这和误差小是两回事。论文给出的是公式 4：
 
-$$q_i = \\tfrac12 \\left( Q\\!\\left(\\tfrac{i}{2^k+1}\\right) + Q\\!\\left(\\tfrac{i+1}{2^k+1}\\right) \\right), \\qquad k = 4$$
+> *q*ᵢ = ½ · [ *Q*( *i* / (2ᵏ + 1) ) + *Q*( (*i* + 1) / (2ᵏ + 1) ) ],  *k* = 4
 
 照原样算一遍。请看两端，再数一数有几个有限值。
 """
@@ -197,7 +198,8 @@ p = torch.arange(18, dtype=torch.float64) / 17
 q = (ndtri(p[:-1]) + ndtri(p[1:])) / 2  # i = 0 .. 16
 finite = q[q.isfinite()]
 assert torch.allclose(equation_4().double(), finite / finite.max())
-print(f"{len(q)} values, ends {q[0]:.0f} and {q[-1]:.0f}, {len(finite)} finite, symmetric: {torch.allclose(finite, -finite.flip(0))}")
+symmetric = torch.allclose(finite, -finite.flip(0))
+print(f"{len(q)} values, ends {q[0]:.0f} and {q[-1]:.0f}, {len(finite)} finite, symmetric: {symmetric}")
 
 # %% [markdown] tags=["en"]
 """
@@ -259,7 +261,8 @@ absmax = block.abs().max()
 index = (block[:, None] / absmax - nf4).abs().argmin(1)  # (64,)
 back = nf4[index] * absmax
 for i in dict.fromkeys([int(block.abs().argmax()), 1, 2, 3, 4]):
-    print(f"weight {block[i]:9.5f} -> index {index[i]:2} -> {back[i]:9.5f}, off by {back[i] - block[i]:9.5f}")
+    off = back[i] - block[i]
+    print(f"weight {block[i]:9.5f} -> index {index[i]:2} -> {back[i]:9.5f}, off by {off:9.5f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -304,8 +307,9 @@ Dividing by the absmax changes the *distribution*. Whatever the weights were, on
 panels = {f"block {size}": view(W, code="nf4", block_size=size) for size in (64, 1024)}
 ends = {label: float(seen.shares[0] + seen.shares[-1]) for label, seen in panels.items()}
 said = ", ".join(f"{label} {share:.2%}" for label, share in ends.items())
-labkit.show(levels_figure(panels), alt=f"Weights over their block's absmax. Share of the two outermost levels: {said}")
-print("share of the two outermost levels:", said)
+said = f"share of the two outermost levels: {said}"
+labkit.show(levels_figure(panels), alt=f"Weights over their block's absmax; {said}")
+print(said)
 
 # %% [markdown] tags=["en"]
 """
@@ -330,8 +334,8 @@ theirs, state = quantize_4bit(W, quant_type="nf4", blocksize=64)
 assert torch.equal(packed, theirs.flatten())
 assert torch.equal(absmax, state.absmax)
 print(f"{packed.numel():,} bytes equal; the first: {packed[0]:08b} = {flat[0]:04b} {flat[1]:04b}")
-n_bits = 8 * (packed.nbytes + absmax.nbytes)
-print(f"{packed.nbytes:,} B of indices + {absmax.nbytes:,} B of absmax = {n_bits / W.numel():.3f} bits a weight")
+each = 8 * (packed.nbytes + absmax.nbytes) / W.numel()
+print(f"{packed.nbytes:,} B of indices + {absmax.nbytes:,} B of absmax = {each:.3f} bits a weight")
 
 # %% [markdown] tags=["en"]
 """
@@ -400,7 +404,8 @@ Half a bit a weight for constants is a ninth of the whole. The absmax values are
 from labkit.theory.codes import dynamic_map
 from labkit.theory.nf4 import double_quantize, restore
 
-print("smallest and largest positive levels:", [f"{x:.2g}" for x in dynamic_map()[[128, 129, 130, 253, 254, 255]].tolist()])
+ends = dynamic_map()[[128, 129, 130, 253, 254, 255]]
+print("smallest and largest positive levels:", [f"{x:.2g}" for x in ends.tolist()])
 double = double_quantize(absmax)
 theirs, state = quantize_4bit(W, quant_type="nf4", compress_statistics=True)
 assert torch.equal(double.indices, state.absmax)  # 8 bits a block
@@ -424,7 +429,8 @@ from labkit.theory.nf4 import bits_per_weight
 for block_size in (32, 64, 128, 256):
     plain, both = (bits_per_weight(block_size, double_quant=flag) for flag in (False, True))
     exact = bits_per_weight(block_size, double_quant=True, n_weights=W.numel())
-    print(f"block {block_size:3}: {plain:.3f} -> {both:.3f} bits, {plain - both:.3f} saved; this matrix {exact:.3f}")
+    saved = plain - both
+    print(f"block {block_size:3}: {plain:.3f} -> {both:.3f} bits, {saved:.3f} saved; this matrix {exact:.3f}")
 labkit.reveal("p3_1", bits_per_weight(64, double_quant=True))
 
 # %% [markdown] tags=["en"]
@@ -441,7 +447,8 @@ What does it cost? Dequantize with the restored constants. Look at the fourth di
 restored = restore(double)
 assert torch.equal(dequantize(mine, restored), dequantize_4bit(theirs, state))
 print(f"constants off by {relative_error(absmax, restored):.4f}")
-print(f"weights off by {relative_error(W, dequantize(mine)):.6f} before, {relative_error(W, dequantize(mine, restored)):.6f} after")
+errors = [relative_error(W, dequantize(mine, constants)) for constants in (absmax, restored)]
+print(f"weights off by {errors[0]:.6f} before, {errors[1]:.6f} after")
 
 # %% [markdown] tags=["en"]
 """
@@ -457,8 +464,9 @@ A footnote for the curious, found while writing this lesson: bitsandbytes' compi
 many = quantize(torch.randn(20_000, 64)).absmax
 table, plain = (double_quantize(many, rule=rule) for rule in ("table", "nearest"))
 differ = (table.indices != plain.indices).double().mean()
-print(f"{differ:.2%} of {len(many):,} constants differ; mean error {(restore(table) - many).abs().mean():.6f}", end=" ")
-print(f"by table, {(restore(plain) - many).abs().mean():.6f} by the nearest level")
+errors = [(restore(result) - many).abs().mean() for result in (table, plain)]
+print(f"{differ:.2%} of {len(many):,} constants differ;", end=" ")
+print(f"mean error {errors[0]:.6f} by table, {errors[1]:.6f} by the nearest level")
 
 # %% [markdown] tags=["en"]
 """
@@ -478,8 +486,9 @@ Quantiles of a normal distribution are the right idea only if weights are normal
 from labkit.page.code_figures import qq_figure
 
 prefix = name.split(".")[0]
-kinds = {kind: next(m for n, m in linears.items() if n.startswith(f"{prefix}.") and n.endswith(kind)) for kind in ("q_proj", "k_proj", "down_proj")}
-samples = {kind: module.weight.detach().float().cpu() for kind, module in kinds.items()}
+kinds = ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj")  # of the same layer
+real = {kind: linears[f"{prefix}.{kind}"].weight.detach().float().cpu() for kind in kinds}
+samples = {kind.split(".")[1]: weight for kind, weight in real.items()}
 samples["N(0, 1)"] = torch.randn(W.numel())
 
 
@@ -508,8 +517,10 @@ from scipy.stats import shapiro
 torch.manual_seed(0)
 for label, sample in samples.items():
     order = torch.randperm(sample.numel())
-    tests = {n: shapiro(sample.flatten()[order[:n]].double().numpy()) for n in (100, 1000, 5000)}
-    print(f"{label:10}", *(f"n={n}: W {test.statistic:.4f}, p {test.pvalue:7.1e}   " for n, test in tests.items()))
+    print(f"{label:10}", end="")
+    for n in (100, 1000, 5000):
+        test = shapiro(sample.flatten()[order[:n]].double().numpy())
+        print(f"n={n}: W {test.statistic:.4f}, p {test.pvalue:7.1e}", end="    " if n < 5000 else "\n")
 
 # %% [markdown] tags=["en"]
 """
@@ -532,7 +543,8 @@ sample = torch.randn(2**15, 64)
 for code in CODES:
     exact, usage = normal_error(code), entropy_bits(normal_usage(code))
     sampled = (dequantize(quantize(sample, code=code)) - sample).square().mean()
-    print(f"{code:8} error {exact:.5f}, sampled {sampled:.5f}, {exact / normal_error('nf4'):.3f} times NF4's, entropy {usage:.3f}")
+    ratio = exact / normal_error("nf4")
+    print(f"{code:8} error {exact:.5f}, sampled {sampled:.5f}, {ratio:.3f} times NF4's, entropy {usage:.3f}")
 labkit.reveal("p3_3", entropy_bits(normal_usage("nf4")))
 
 # %% [markdown] tags=["en"]
@@ -557,7 +569,8 @@ place = torch.bucketize((sample / scales).double(), equal_mass_edges(64))
 means = torch.stack([(sample / scales)[place == i].mean() for i in range(16)])
 equal_use = (means[place] * scales - sample).square().mean()
 shares = torch.bincount(place.flatten()) / place.numel()
-print(f"equal use: entropy {entropy_bits(shares):.3f} bits, error {equal_use:.5f} against NF4's {normal_error('nf4'):.5f}")
+print(f"equal use: entropy {entropy_bits(shares):.3f} bits, error {equal_use:.5f}", end=" ")
+print(f"against NF4's {normal_error('nf4'):.5f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -573,10 +586,12 @@ Which block size? Smaller blocks have smaller errors and cost more constants. NF
 from labkit.page.code_figures import error_figure
 
 sizes = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-curves = {code: [normal_error(code, size) for size in sizes] for code in ("fp4", "int4", "uniform", "nf4", "lloyd")}
+shown = ("fp4", "int4", "uniform", "nf4", "lloyd")
+curves = {code: [normal_error(code, size) for size in sizes] for code in shown}
 gap = 1 - curves["lloyd"][-1] / curves["nf4"][-1]
-labkit.show(error_figure(curves, sizes), alt=f"Error by block size; at 4,096 Lloyd-Max is {gap:.1%} below NF4")
-print(f"NF4 at 32, 64, 256, 4096: {[round(normal_error('nf4', size), 5) for size in (32, 64, 256, 4096)]}; gap {gap:.1%}")
+said = f"at 4,096 Lloyd-Max is {gap:.1%} below NF4"
+labkit.show(error_figure(curves, sizes), alt=f"Mean squared error by block size; {said}")
+print(*(f"NF4 at {size}: {error:.5f}" for size, error in zip(sizes, curves["nf4"], strict=True)), said, sep="\n")
 
 # %% [markdown] tags=["en"]
 """
@@ -591,20 +606,20 @@ Now real weights. With the kernel running, choose the tensor, the code, the bloc
 # %%
 from labkit.page.widgets import tensor_widget
 
-tensor_widget({kind: samples[kind] for kind in kinds} | {f"{prefix}.up_proj": W})
+tensor_widget({f"{prefix}.{kind}": weight for kind, weight in real.items()} | {name: W})
 
 # %% [markdown] tags=["en"]
 """
 ## 8. One outlier ruins a block
 
-Take the first block, and make one weight 20 times the standard deviation. The other 63 did not change. Look at their error and at how many different levels they still use.
+Take the first block, and make one weight 5, 10, 20, 50 times as large as the standard deviation. The other 63 do not change. Look at their error and at how many different levels they still use.
 """
 
-# %% [markdown] tags=["zh", "of-36ec5f89"]
+# %% [markdown] tags=["zh", "of-e0b16be2"]
 """
 ## 8. 一个离群值毁掉一个块
 
-取第一个块，把其中一个权重改成标准差的 20 倍，其余 63 个不动。请看这 63 个的误差，以及它们还用得上几个不同的级别。
+取第一个块，把其中一个权重改成标准差的 5、10、20、50 倍，其余 63 个不动。请看这 63 个的误差，以及它们还用得上几个不同的级别。
 """
 
 # %%
@@ -642,13 +657,14 @@ from labkit.training.run import rows_of
 
 rows = rows_of(profile, "heldout")[: profile.eval_rows // 2]
 seen = []
-hook = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].flatten(0, 1).float().cpu()))
-reference, tokens = answer_logprobs(model, tokenizer, rows)  # (n, V) log-probabilities, (n,) the answers' tokens
+hook = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].flatten(0, 1)))
+reference, tokens = answer_logprobs(model, tokenizer, rows)  # (n, V) log-probabilities, (n,) tokens
 hook.remove()
-X, Wq = torch.cat(seen), dequantize(mine)  # X: (tokens, in)
+X, Wq = torch.cat(seen).float().cpu(), dequantize(mine)  # X: (tokens, in)
 for label, inputs in (("random", torch.randn_like(X)), ("real", X)):
     gains = [float((inputs @ matrix.T).norm() / inputs.norm()) for matrix in (W, Wq - W)]
-    print(f"{label:6} inputs: output / input {gains[0]:.3f}, its error / input {gains[1]:.4f}, ratio {gains[1] / gains[0]:.4f}")
+    print(f"{label:6} inputs: output / input {gains[0]:.3f}, its error / input {gains[1]:.4f},", end=" ")
+    print(f"ratio {gains[1] / gains[0]:.4f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -687,7 +703,8 @@ for code in CODES:
         found, _ = answer_logprobs(model, tokenizer, rows)
     change, spread = loss_change(reference, found, tokens)
     mean_error = sum(errors.values()) / len(errors)
-    print(f"{code:8} weights {mean_error:.4f}   loss {change:+.4f} +- {spread:.4f}   divergence {divergence(reference, found):.5f}")
+    print(f"{code:8} weights {mean_error:.4f}   loss {change:+.4f} +- {spread:.4f}", end="   ")
+    print(f"divergence {divergence(reference, found):.5f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -749,7 +766,7 @@ train_rows, heldout_rows = rows_of(profile, "train"), rows_of(profile, "heldout"
 
 
 def short_run(code):
-    """Held-out loss before and after a short LoRA run on weights rounded to ``code`` (None: not rounded)."""
+    """Held-out loss before and after a short LoRA run on weights rounded to code (None: not rounded)."""
     with quiet():
         base = load_base(weights, replace(method, kind="lora"), tokenizer=tokenizer)
         for linear in decoder_linears(base).values() if code else ():
@@ -761,10 +778,12 @@ def short_run(code):
 
 
 # %%
-results = {label: short_run(code) for label, code in (("original", None), ("NF4", "nf4"), ("3 levels", [-1, 0, 1]))}
+runs = {"original": None, "NF4": "nf4", "3 levels": [-1, 0, 1]}
+results = {label: short_run(code) for label, code in runs.items()}
 for label, losses in results.items():
     gaps = [loss - other for loss, other in zip(losses, results["original"], strict=True)]
-    print(f"{label:9} loss {losses[0]:.3f} -> {losses[1]:.3f}   gap to the original {gaps[0]:+.3f} -> {gaps[1]:+.3f}")
+    print(f"{label:9} loss {losses[0]:.3f} -> {losses[1]:.3f}", end="   ")
+    print(f"gap to the original {gaps[0]:+.3f} -> {gaps[1]:+.3f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -791,7 +810,8 @@ for model_name in ("qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-32
     shape = shape_of(model_name)
     share = shape.linear_params() / shape.n_params
     mean_bits = share * bits_per_weight(double_quant=True) + (1 - share) * 16
-    print(f"{model_name:11} {share:6.1%} of {shape.n_params:,} quantized: {mean_bits:5.2f} bits on average, 1/{16 / mean_bits:.2f} of bfloat16")
+    print(f"{model_name:11} {share:6.1%} of {shape.n_params:,} quantized:", end=" ")
+    print(f"{mean_bits:5.2f} bits on average, 1/{16 / mean_bits:.2f} of bfloat16")
 eight = shape_of("qwen3-8b")
 labkit.reveal("p3_2", 100 * eight.linear_params() / eight.n_params)
 
@@ -825,8 +845,8 @@ output = matmul_4bit(x, theirs, quant_state=state)  # the bytes of section 5
 assert relative_error((x @ rebuilt.T).detach(), output.detach()) < 1e-5
 with Ledger([x, theirs, output]) as ledger:
     output.sum().backward()
-print(f"{theirs.nbytes:,} bytes stored; backward climbs by {ledger.peak_bytes - ledger.curve[0]:,}", end=" ")
-print(f"bytes, the whole matrix in float32 has {W.nbytes:,}")
+climb = ledger.peak_bytes - ledger.curve[0]
+print(f"{theirs.nbytes:,} bytes stored; backward climbs by {climb:,}, the float32 matrix has {W.nbytes:,}")
 
 
 def milliseconds(product, repeats=50):
@@ -838,7 +858,8 @@ def milliseconds(product, repeats=50):
 
 
 with torch.no_grad():
-    times = [milliseconds(lambda: x @ rebuilt.T), milliseconds(lambda: matmul_4bit(x, theirs, quant_state=state))]
+    products = (lambda: x @ rebuilt.T, lambda: matmul_4bit(x, theirs, quant_state=state))
+    times = [milliseconds(product) for product in products]
 print(f"32 tokens on this CPU: {times[0]:.3f} ms in float32, {times[1]:.3f} ms from 4 bits")
 
 # %% [markdown] tags=["en"]
@@ -989,7 +1010,7 @@ from labkit.page.questions.q03 import pruned_weights
 
 pruned = pruned_weights()  # (1024, 64): one block a row
 seen = view(pruned, code="nf4", block_size=64)
-labkit.show(levels_figure({"NF4": seen}), alt="A tall hump around zero and two wide humps; NF4's levels as lines")
+labkit.show(levels_figure({"NF4": seen}), alt="A tall hump at zero, two wide humps; NF4's levels as lines")
 my_levels = ...
 ### BEGIN SOLUTION
 from labkit.theory.normal_blocks import sample_levels

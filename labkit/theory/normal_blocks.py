@@ -19,8 +19,8 @@ from torch import Tensor
 from labkit.errors import LabError
 
 LARGEST_M = 9.0  # P(|w| > 9) is 2e-19
-POINTS = 1500  # trapezoid rule on a smooth integrand that vanishes at both ends: more points change no printed digit
-ROUNDS, SETTLED = 4000, 1e-9
+POINTS = 400  # trapezoid rule on a smooth integrand that vanishes at both ends: more change no printed digit
+ROUNDS, SETTLED = 4000, 1e-7
 
 
 def expected_error(levels: Tensor, block_size: int, *, power: int = 2) -> float:
