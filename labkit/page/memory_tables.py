@@ -40,8 +40,8 @@ AXES: dict[str, tuple] = {
     "loss": LOSSES,
 }
 TOKENS = tuple(sorted({batch * length for batch, length in product(AXES["batch"], AXES["seq_len"])}))
-VARYING = tuple(name for name in COMPONENTS if name != "optimizer_states")  # what `moments` gives piece by piece
-Entries = list[list[int]]  # [moment, component, index in the pool of lines]
+VARYING = tuple(name for name in COMPONENTS if name != "optimizer_states")
+Entries = list[list]  # [component, index in the pool of lines, moments at which it is held]
 
 
 @cache
@@ -49,7 +49,7 @@ def memory_tables() -> dict[str, Any]:
     """All tables, with indices in the order of `AXES`.
 
     ``phases[kind]``: the phase of each moment; ``steps[model][kind][targets][checkpointing]`` and
-    ``losses[model][kind][loss]``: entries [moment, component, line], which add up; ``lines``: see `tables.trace`;
+    ``losses[model][kind][loss]``: `Entries`, which add up; ``lines``: see `tables.trace`;
     ``holds[kind]``: whether a moment holds the optimizer's states; ``states[model][kind][targets][optimizer]``: index
     of a list by rank in ``ranked``. Full fine-tuning has one row of targets and one rank, because it uses neither.
 
@@ -79,8 +79,9 @@ def look_up(tables: dict[str, Any], at: dict[str, int]) -> list[dict[str, int]]:
     tokens, rank = AXES["batch"][at["batch"]] * AXES["seq_len"][at["seq_len"]], AXES["rank"][rank_index]
     found = [dict.fromkeys(COMPONENTS, 0) for _ in tables["phases"][kind]]
     step = tables["steps"][model][kind][targets][at["checkpointing"]]
-    for moment, component, line in step + tables["losses"][model][kind][at["loss"]]:
-        found[moment][COMPONENTS[component]] += value(tables["lines"][line], tokens, rank)
+    for component, line, held in step + tables["losses"][model][kind][at["loss"]]:
+        for moment in held:
+            found[moment][COMPONENTS[component]] += value(tables["lines"][line], tokens, rank)
     states = tables["ranked"][tables["states"][model][kind][targets][at["optimizer"]]][rank_index]
     for components, holds in zip(found, tables["holds"][kind], strict=True):
         components["optimizer_states"] = states if holds else 0
@@ -149,14 +150,14 @@ class _LossChange(_Evaluated):
 def _entries(evaluated: _Evaluated, lines: Pool) -> Entries:
     """The lines of all moments and components that are not zero throughout."""
     n_moments = len(evaluated.all(TOKENS[0], evaluated.ranks[0]))
-    entries = []
+    entries: dict[tuple[int, int], list[int]] = {}
     for moment, component in product(range(n_moments), VARYING):
         line = trace(
             lambda tokens, rank, at=(moment, component): evaluated.get(*at, tokens, rank), TOKENS, evaluated.ranks
         )
         if line != [[[TOKENS[0], 0, 0]], 0, 0]:
-            entries.append([moment, COMPONENTS.index(component), lines.add(line)])
-    return entries
+            entries.setdefault((COMPONENTS.index(component), lines.add(line)), []).append(moment)
+    return [[*key, held] for key, held in entries.items()]
 
 
 def _verify(tables: dict[str, Any]) -> None:

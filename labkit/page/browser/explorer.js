@@ -83,6 +83,9 @@ function fillDefinitions(colours) {
 
 const swatch = index => `<svg class="swatch" aria-hidden="true"><rect width="100%" height="100%" fill="url(#fill-${index})"/></svg>`;
 
+/** Pixels of a line of text, near enough to decide whether it fits. */
+const textWidth = text => [...text].reduce((sum, letter) => sum + (letter > "\u2e80" ? 12 : 6.8), 0);
+
 /** A step of 1, 2 or 5 times a power of ten that cuts `span` into at most `most` pieces. */
 function niceStep(span, most) {
   let step = 10 ** Math.floor(Math.log10(span / most));
