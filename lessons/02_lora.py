@@ -558,6 +558,21 @@ print(f"file {size_bytes:,} bytes = values {values_bytes:,} + header {size_bytes
 
 # %% [markdown] tags=["en"]
 """
+The same arithmetic to play with: it runs in the page, without a kernel. Set Qwen3-8B, rank 32, all linears, and find 87,293,952 again. Then a question: with attention only (q, k, v, o), between which two ranks of the slider do you find as many parameters?
+"""
+
+# %% [markdown] tags=["zh", "of-027194eb"]
+"""
+同样的算术，可以动手玩：它在页面里运行，不需要内核。选 Qwen3-8B、秩 32、所有线性层，应当又看到 87,293,952。再想一个问题：如果只给注意力（q、k、v、o）挂适配器，同样多的参数落在滑块的哪两个秩之间？
+"""
+
+# %%
+from labkit.page.explorers import lora_explorer
+
+lora_explorer()
+
+# %% [markdown] tags=["en"]
+"""
 ## 6. The same as PEFT, bit for bit
 
 A layer by hand is worth something when it equals the one that people use. Same A, same B, same input; expect `torch.equal`, which forgives nothing, with dropout and with rsLoRA too. (With dropout, both must draw the same mask, hence the seed.)

@@ -164,6 +164,38 @@ def rank_widget(weight: torch.Tensor, *, name: str = "weight", rank: int = 8) ->
     return Explorer(picture.fig, picture.redraw, {"rank": slider(text("rank r", "秩 r"), ranks, start)}, alt=alt)
 
 
+def tensor_widget(
+    tensors: Mapping[str, torch.Tensor], *, code: str = "nf4", block_size: int = 64, double_quant: bool = False
+) -> Explorer:
+    """A 4-bit code on real weights; menus choose the tensor, the code and double quantization, a slider the block size.
+
+    Left the histogram of the weights over their block's absmax with the code's levels on it, right how many weights
+    each level gets (dashed: equal shares). Of a tensor with more than 2**20 weights the first ones are used.
+
+    Args:
+        tensors: name (English and symbols) -> weight.
+        code, block_size, double_quant: where the controls start.
+
+    Raises:
+        LabError: no tensors, one that cannot be quantized, or a start that is no option.
+    """
+    from labkit.models.methods import BLOCK_SIZES
+    from labkit.page.code_figures import CodePicture
+    from labkit.theory.codes import CODES
+
+    if not tensors:
+        raise LabError("tensor_widget({})", "there is nothing to look at", "give a dict of names and weights")
+    picture, names = CodePicture(tensors), list(tensors)
+    controls = {
+        "tensor": menu(text("tensor", "张量"), names, names[0]),
+        "code": menu(text("code", "编码"), CODES, code),
+        "block_size": slider(text("block size", "块大小"), BLOCK_SIZES, block_size),
+        "double_quant": menu(text("double quantization", "双重量化"), [False, True], double_quant),
+    }
+    alt = "Histogram of the normalized weights with the levels of the code on it, and the share of each level"
+    return Explorer(picture.fig, picture.redraw, controls, alt=alt)
+
+
 class _RankPicture:
     """The figure of `rank_widget` and the artists that its slider moves."""
 
