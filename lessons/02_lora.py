@@ -61,10 +61,10 @@ The lecture's answer to the opening question is "about 40M". Three guesses of yo
 - a training step with LoRA does how many *percent* of the arithmetic of a full fine-tuning step?
 - fine-tune a model without any low-rank constraint, and take the update of its weight matrices. How many *percent* of the update's energy (the sum of its squared entries) can a matrix of rank 8 hold?
 
-> **What changes on `laptop` and `gpu`.** Sections 1 and 8 fine-tune the profile's own model for 24 steps each; everything else is arithmetic on small layers and takes the same seconds everywhere. `laptop` fine-tunes SmolLM2-135M: with one thread of a busy 2-core machine section 1 took about 4 minutes and section 8 two and a half (2026-11-24). `gpu` loads Qwen3-1.7B in float32 and, because 16 bytes a weight do not fit a 24 GB card, lets the linears of two of its 28 layers train.
+> **What changes on `laptop` and `gpu`.** Sections 1 and 8 fine-tune the profile's own model for 24 steps each; everything else is arithmetic on small layers and takes the same seconds everywhere. `laptop` fine-tunes SmolLM2-135M: with one thread of a busy 2-core machine section 1 took 4 to 5 minutes and section 8 two to two and a half (2026-11-24). `gpu` loads Qwen3-1.7B in float32 and, because 16 bytes a weight do not fit a 24 GB card, lets the linears of two of its 28 layers train.
 """
 
-# %% [markdown] tags=["zh", "of-960f06d1"]
+# %% [markdown] tags=["zh", "of-853d9b65"]
 """
 讲义对开头问题的回答是“约 40M”。先别急着运行，自己猜三个数，写在 `...` 的位置：
 
@@ -72,7 +72,7 @@ The lecture's answer to the opening question is "about 40M". Three guesses of yo
 - 用 LoRA 训练一步的运算量，是全参数微调一步的*百分之几*？
 - 不加任何低秩约束地微调一个模型，取出各权重矩阵的更新量。一个秩为 8 的矩阵，能装下更新量*百分之几*的能量（能量指所有元素的平方和）？
 
-> **换成 `laptop` 或 `gpu` 会怎样？** 第 1 和第 8 部分各把配置中的模型微调 24 步；其余都是小矩阵上的算术，在哪里都是几秒。`laptop` 微调 SmolLM2-135M：在一台繁忙的双核机器上用一个线程，第 1 部分约 4 分钟，第 8 部分约两分半（2026-11-24）。`gpu` 以 float32 加载 Qwen3-1.7B；每个权重 16 字节放不进 24 GB 的卡，所以只让 28 层中两层的线性层参与训练。
+> **换成 `laptop` 或 `gpu` 会怎样？** 第 1 和第 8 部分各把配置中的模型微调 24 步；其余都是小矩阵上的算术，在哪里都是几秒。`laptop` 微调 SmolLM2-135M：在一台繁忙的双核机器上用一个线程，第 1 部分用了 4–5 分钟，第 8 部分 2–2.5 分钟（2026-11-24）。`gpu` 以 float32 加载 Qwen3-1.7B；每个权重 16 字节放不进 24 GB 的卡，所以只让 28 层中两层的线性层参与训练。
 """
 
 # %%
