@@ -187,6 +187,24 @@ def step_seconds(model: torch.nn.Module, ids: torch.Tensor, *, repeats: int = 5)
     return min(times[1:])
 
 
+def step_flops(shape: ModelShape, method: Method, *, length: int = 1024) -> int:
+    """Floating-point operations of one forward and backward pass over a sequence of ``length`` tokens.
+
+    PyTorch counts matrix products and attention, two per multiplication and addition, on the real architecture with
+    tensors that hold no numbers (``meta``); nothing is computed. Without checkpointing.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = random_model(shape, device="meta")
+    if method.uses_adapters:
+        model = add_adapters(model, method)
+    ids = torch.zeros(1, length, dtype=torch.long, device="meta")
+    mask = torch.zeros(1, 1, length, length, dtype=model.dtype, device="meta")  # else transformers reads the ids
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, labels=ids, attention_mask=mask, use_cache=False).loss.backward()
+    return counter.get_total_flops()
+
+
 def real_model(profile: Profile, method: Method) -> torch.nn.Module:
     """The profile's pretrained model with the adapters of ``method``, checkpointed, on the GPU if there is one."""
     from labkit.models.weights import locate

@@ -5,7 +5,7 @@ import torch
 
 from labkit.models.methods import Method, Step
 from labkit.models.profiles import PROFILES
-from labkit.models.shapes import CATALOGUE, ModelShape
+from labkit.models.shapes import CATALOGUE, ModelShape, shape_of
 from labkit.theory.memory import predict
 from labkit.training.ledger import (
     Ledger,
@@ -15,6 +15,7 @@ from labkit.training.ledger import (
     peak_bytes,
     random_model,
     record_step,
+    step_flops,
     step_seconds,
 )
 
@@ -100,3 +101,27 @@ def test_the_tiny_profile_is_measured_and_a_model_too_large_for_a_cpu_is_not(mon
     wanted = predict(shape_of(profile.model), profile.method, shape_step).peak_allocated_bytes
     assert measured_peak_bytes(profile, profile.method, seq_len=64) == pytest.approx(wanted, rel=0.05)
     assert measured_peak_bytes(PROFILES["gpu"], PROFILES["gpu"].method, seq_len=64) is None
+
+
+def linears_flops(shape, *, products):
+    """Two operations a weight, token and product, over the decoder's linears."""
+    return 2 * products * shape.linear_params()
+
+
+def test_flops_of_a_full_step_are_three_products_and_lora_skips_one():
+    shape, length = shape_of("tiny"), 32
+    full, lora = (step_flops(shape, Method(kind=kind, rank=1, dropout=0.0), length=length) for kind in ("full", "lora"))
+    head = 2 * shape.vocab_size * shape.hidden_size
+    attention = full - length * (linears_flops(shape, products=3) + 3 * head)
+    assert 0 <= attention < 0.1 * full
+    adapters = 3 * 2 * shape.n_layers * sum(a + b for a, b in shape.linears().values())  # A, B, three products each
+    saved = full - lora
+    # the first layer's q, k and v need no gradient for their input, nor do the adapters on them
+    assert saved == pytest.approx(length * (linears_flops(shape, products=1) + head - adapters), rel=0.05)
+
+
+def test_flops_grow_with_the_rank_and_nothing_is_computed():
+    shape = shape_of("qwen3-8b")
+    ranks = [step_flops(shape, Method(kind="lora", rank=rank, dropout=0.0), length=16) for rank in (1, 64)]
+    full = step_flops(shape, Method(kind="full"), length=16)
+    assert 0.6 * full < ranks[0] < ranks[1] < 0.75 * full
