@@ -1,7 +1,8 @@
 """Merging an adapter into its base, the right way: dequantize first, then add.
 
 Merging into NF4 weights in place rounds ``W + (alpha/r) B A`` to 16 levels again, and the update is smaller than the
-distance between two levels: about a fifth of it is lost (`merge_errors` measures it).
+distance between two levels: a large part of it is lost, more of a small update than of a large one (`merge_errors`
+measures it; lesson 02 saw a fifth to more than the whole of a short training's update).
 """
 
 from __future__ import annotations
