@@ -2,9 +2,9 @@
 
 python benchmarks/sliders.py     # writes data/measurements/sliders.json
 
-``update_ms`` is the JavaScript: from the event to the changed DOM, layout included. ``paint_ms`` runs on until the frame
-has been painted. Events are sent at the start of a frame, where Chromium delivers a user's; the message posted then
-arrives after that frame's paint. Painting in the compositor and the screen's own delay are not in it.
+``update_ms`` is the JavaScript: from the event to the changed DOM, layout included. ``paint_ms`` runs on until the
+frame has been painted. Events are sent at the start of a frame, where Chromium delivers a user's; the message that
+is posted then arrives after that frame's paint. Painting in the compositor and the screen's own delay are not in it.
 """
 
 from __future__ import annotations

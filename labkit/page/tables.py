@@ -41,8 +41,8 @@ def trace(function: Callable[[int, int], int], grid: Sequence[int], ranks: Seque
     """``[pieces, u, w]`` of a ``function`` (tokens, rank) -> bytes, with ``ranks`` its ranks (one: no rank at all).
 
     Raises:
-        LabError: the function is not a straight line in the rank, checked at a middle and the last rank, at both ends and
-            the middle of the grid.
+        LabError: the function is not a straight line in the rank, checked at a middle and the last rank, at
+            both ends and in the middle of the grid.
     """
     first, u, w = ranks[0], 0, 0
     if len(ranks) > 1:
