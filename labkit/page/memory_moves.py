@@ -124,5 +124,5 @@ def _models() -> list[Move]:
     order = sorted(AXES["model"], key=lambda name: shape_of(name).n_params)
     for place, start in enumerate(order):
         for steps, to in enumerate(reversed(order[:place]), start=1):
-            found.append(_move("model", start, to, 300 + 20 * steps, to, price))
+            found.append(_move("model", start, to, 300 + 20 * steps, text(f"the model {to}", f"换成模型 {to}"), price))
     return found
