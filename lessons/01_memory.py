@@ -798,12 +798,27 @@ Where the lecture's table stands:
 
 # %% [markdown] tags=["en"]
 """
-Your turn: change the choice and see what it does to the bar. Any field of `Method` and `Step` may be named. "Fits" leaves 1 GiB for the CUDA context, workspaces and gaps that the allocator cannot use: a rule of thumb, not a measurement.
+Now move it. The sliders below compute the same formula in your browser, with no kernel and no network. Change one control at a time and look at two things: the peak in the last row of the table, and the phase that it falls into. Where a step does not fit, the page names the cheapest change that makes it fit, and its price. Start by switching gradient checkpointing off: which part grows? Nothing that you set here is kept or checked. What counts is what you type; the line `choice = dict(…)` under the table is ready to be copied.
 """
 
-# %% [markdown] tags=["zh", "of-3ec30a9a"]
+# %% [markdown] tags=["zh", "of-65c12c65"]
 """
-轮到你了：改一改下面的设置，看条形图怎么变。`Method` 和 `Step` 的任何字段都可以写进来。判断“放得下”时，留出 1 GiB 给 CUDA 上下文、工作区和分配器用不上的空隙：这是经验值，不是实测值。
+现在动手调一调。下面的滑块在浏览器里用同一个公式计算，不需要内核，也不需要联网。一次只改一个控件，看两样东西：表格最后一行的峰值，以及峰值落在哪个阶段。放不下时，页面会给出代价最小的改法和它的代价。先把梯度检查点关掉：变大的是哪一部分？在这里的设置不会保存，也不会被检查；算数的是你写在代码里的设置，表格下面那行 `choice = dict(…)` 可以直接复制。
+"""
+
+# %%
+from labkit.page.explorers import memory_explorer
+
+memory_explorer(model="qwen3-8b", kind="qlora", batch=4, seq_len=2048)
+
+# %% [markdown] tags=["en"]
+"""
+The same as a typed choice: change it, or paste yours, and see what it does to the bar. Beyond the sliders, any field of `Method` and `Step` may be named. "Fits" leaves 1 GiB for the CUDA context, workspaces and gaps that the allocator cannot use: a rule of thumb, not a measurement.
+"""
+
+# %% [markdown] tags=["zh", "of-6b4c90b3"]
+"""
+再用代码写出设置：改一改，或者粘贴你复制的那行，看条形图怎么变。除了滑块上有的，`Method` 和 `Step` 的任何字段都可以写进来。判断“放得下”时，留出 1 GiB 给 CUDA 上下文、工作区和分配器用不上的空隙：这是经验值，不是实测值。
 """
 
 # %%

@@ -235,14 +235,14 @@ for padding in (tokenizer.eos_token, tokenizer.pad_token):
 """
 ## 3. The memory question, before loading
 
-Will it fit? Lesson 01's formula answers without a GPU. Two columns: this profile's model, and Qwen3-1.7B as the `gpu` profile trains it (batch 4 of 1,024 tokens, recomputed activations). Look at the peak, and at how much of it is *static*, that is, does not depend on the batch.
+Will it fit? Lesson 01's formula answers without a GPU. Two columns: this profile's model, and Qwen3-1.7B as the `gpu` profile trains it (batch 4 of 1,024 tokens, recomputed activations). Look at the peak, and at how much of it is *static*, that is, does not depend on the batch. For other settings, move the explorer in section 7 of [lesson 01](01_memory.ipynb).
 """
 
-# %% [markdown] tags=["zh", "of-0fe5bfcf"]
+# %% [markdown] tags=["zh", "of-65bcc142"]
 """
 ## 3. 加载之前，先问显存
 
-放得下吗？第 01 节的公式不用 GPU 就能回答。下面有两列：本配置的模型，以及 `gpu` 配置训练的 Qwen3-1.7B（批大小 4，每条 1,024 个词元，开启梯度检查点）。请看峰值，再看其中有多少是*静态*的，也就是与批大小无关的。
+放得下吗？第 01 节的公式不用 GPU 就能回答。下面有两列：本配置的模型，以及 `gpu` 配置训练的 Qwen3-1.7B（批大小 4，每条 1,024 个词元，开启梯度检查点）。请看峰值，再看其中有多少是*静态*的，也就是与批大小无关的。想试别的设置，可以去[第 01 节](01_memory.ipynb)第 7 部分拖动滑块。
 """
 
 # %%

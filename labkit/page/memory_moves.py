@@ -17,7 +17,7 @@ from labkit.page.memory_tables import AXES
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """One change of one axis: from an index to an index of `AXES`, with its cost and, in words, what it is and takes."""
+    """One change of one axis, between two indices of `AXES`, with its cost and, in words, what it is and takes."""
 
     axis: str
     start: int
@@ -64,7 +64,9 @@ def _batches() -> list[Move]:
 def _optimizers() -> list[Move]:
     eight, paged = text("8-bit AdamW", "8-bit AdamW"), text("paged 8-bit AdamW", "分页 8-bit AdamW")
     rounded = text("moments rounded to 8 bits", "动量和方差舍入到 8 比特")
-    moved = text("moments rounded to 8 bits and kept outside the GPU until needed", "动量和方差舍入到 8 比特，平时不放在显存里")
+    moved = text(
+        "moments rounded to 8 bits and kept outside the GPU until needed", "动量和方差舍入到 8 比特，平时不放在显存里"
+    )
     out = text("large moments are kept outside the GPU until needed", "大的动量和方差平时不放在显存里")
     return [
         _move("optimizer", "adamw", "adamw_8bit", 30, eight, rounded),
@@ -79,7 +81,9 @@ def _checkpointing() -> Move:
 
 
 def _kinds() -> list[Move]:
-    rounded = text("frozen weights rounded to 4 bits, and unpacked at every use", "冻结的权重舍入到 4 比特，每次使用都要还原")
+    rounded = text(
+        "frozen weights rounded to 4 bits, and unpacked at every use", "冻结的权重舍入到 4 比特，每次使用都要还原"
+    )
     plain = text("no trained magnitude", "不再训练幅度")
     low = text("only a low-rank update is learned", "只能学到低秩的更新")
     return [
@@ -120,5 +124,5 @@ def _models() -> list[Move]:
     order = sorted(AXES["model"], key=lambda name: shape_of(name).n_params)
     for place, start in enumerate(order):
         for steps, to in enumerate(reversed(order[:place]), start=1):
-            found.append(_move("model", start, to, 300 + 20 * steps, to, price))
+            found.append(_move("model", start, to, 300 + 20 * steps, text(f"the model {to}", f"换成模型 {to}"), price))
     return found
