@@ -78,25 +78,38 @@ labkit.predict("p3_3", ..., unit="bits of 4")  # entropy of the indices: how eve
 """
 ## 1. Even steps waste themselves on a bell curve
 
-Load the pretrained model in its full precision and take one weight matrix from the middle. Look at the largest weight in units of the standard deviation: in a normal sample of this size it is between 4 and 6.
+First the pieces of `labkit` that this lesson builds by hand before it uses them. Then load the pretrained model in its full precision and take one weight matrix from the middle. Look at the largest weight in units of the standard deviation: in a normal sample of this size it is between 4 and 6.
 """
 
-# %% [markdown] tags=["zh", "of-ea2bcc9a"]
+# %% [markdown] tags=["zh", "of-1db39909"]
 """
 ## 1. 等距的级别浪费在钟形曲线上
 
-用完整精度加载预训练模型，从中间取一个权重矩阵。请看最大的权重是标准差的几倍：这么大的正态样本，应在 4 到 6 之间。
+先导入 `labkit` 里的部件，本节都会先手工搭一遍再使用。然后用完整精度加载预训练模型，从中间取一个权重矩阵。请看最大的权重是标准差的几倍：这么大的正态样本，应在 4 到 6 之间。
 """
 
 # %%
 from dataclasses import replace
 
 import torch
+from scipy.stats import shapiro
+from torch.special import ndtri
 
 from labkit.models.profiles import settled_method
+from labkit.models.shapes import shape_of
 from labkit.models.weights import locate
-from labkit.training.fakequant import decoder_linears
+from labkit.page.code_figures import error_figure, levels_figure, qq_figure, view
+from labkit.page.widgets import tensor_widget
+from labkit.paths import data_folder
+from labkit.theory.codes import CODES, dynamic_map, entropy_bits, equation_4, normal_error, normal_map, normal_usage
+from labkit.theory.nf4 import bits_per_weight, dequantize, double_quantize, pack, quantize, relative_error, restore
+from labkit.theory.normal_blocks import equal_mass_edges
+from labkit.training.evaluate import heldout_loss
+from labkit.training.fakequant import answer_logprobs, decoder_linears, divergence, fake_quantized, loss_change
+from labkit.training.ledger import Ledger
 from labkit.training.loading import load_base, load_tokenizer, quiet
+from labkit.training.recipe import build_trainer
+from labkit.training.run import rows_of
 
 profile = labkit.current_profile()
 method = settled_method(profile)
@@ -121,9 +134,6 @@ The simplest 4-bit code: 16 even steps from -1 to 1, times the largest magnitude
 """
 
 # %%
-from labkit.theory.nf4 import relative_error
-
-
 def nearest(levels, x):
     edges = (levels[1:] + levels[:-1]) / 2
     return levels[torch.bucketize(x, edges)]
@@ -145,8 +155,6 @@ The picture shows why. The red lines are the levels. On the left they are dense 
 """
 
 # %%
-from labkit.page.code_figures import levels_figure, view
-
 whole = {code: view(W, code=code, block_size=W.numel()) for code in ("uniform", "nf4")}
 said = ", ".join(f"{code} {seen.relative_error:.3f}" for code, seen in whole.items())
 labkit.show(levels_figure(whole), alt=f"One scale for the whole matrix, 16 levels; relative errors: {said}")
@@ -166,8 +174,6 @@ If weights look like a normal sample, put the levels where the weights are: cut 
 """
 
 # %%
-from torch.special import ndtri
-
 middles = ndtri((torch.arange(16) + 0.5) / 16)
 middles /= middles.max()
 error = relative_error(W, scale * nearest(middles, W / scale))
@@ -192,8 +198,6 @@ Compute it as printed. Look at both ends, and count the finite values.
 """
 
 # %%
-from labkit.theory.codes import equation_4, normal_map
-
 p = torch.arange(18, dtype=torch.float64) / 17
 q = (ndtri(p[:-1]) + ndtri(p[1:])) / 2  # i = 0 .. 16
 finite = q[q.isfinite()]
@@ -261,8 +265,7 @@ absmax = block.abs().max()
 index = (block[:, None] / absmax - nf4).abs().argmin(1)  # (64,)
 back = nf4[index] * absmax
 for i in dict.fromkeys([int(block.abs().argmax()), 1, 2, 3, 4]):
-    off = back[i] - block[i]
-    print(f"weight {block[i]:9.5f} -> index {index[i]:2} -> {back[i]:9.5f}, off by {off:9.5f}")
+    print(f"weight {block[i]:9.5f} -> index {index[i]:2} -> {back[i]:9.5f}, {back[i] - block[i]:+9.5f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -275,9 +278,6 @@ The same for the whole matrix, and `labkit.theory.nf4.quantize` beside it. The i
 """
 
 # %%
-from labkit.theory.nf4 import dequantize, quantize
-
-
 def by_hand(weight, block_size=64):
     rows = weight.reshape(-1, block_size)  # (blocks, 64)
     absmax = rows.abs().amax(1)  # (blocks,)
@@ -348,8 +348,6 @@ print(f"{packed.nbytes:,} B of indices + {absmax.nbytes:,} B of absmax = {each:.
 """
 
 # %%
-from labkit.theory.nf4 import pack
-
 torch.manual_seed(0)
 hard = {
     "odd number of weights": torch.randn(7, 9),
@@ -401,9 +399,6 @@ Half a bit a weight for constants is a ninth of the whole. The absmax values are
 """
 
 # %%
-from labkit.theory.codes import dynamic_map
-from labkit.theory.nf4 import double_quantize, restore
-
 ends = dynamic_map()[[128, 129, 130, 253, 254, 255]]
 print("smallest and largest positive levels:", [f"{x:.2g}" for x in ends.tolist()])
 double = double_quantize(absmax)
@@ -424,8 +419,6 @@ Now the opening question. 4 bits, plus 8 bits for each 64 weights, plus 32 bits 
 """
 
 # %%
-from labkit.theory.nf4 import bits_per_weight
-
 for block_size in (32, 64, 128, 256):
     plain, both = (bits_per_weight(block_size, double_quant=flag) for flag in (False, True))
     exact = bits_per_weight(block_size, double_quant=True, n_weights=W.numel())
@@ -483,8 +476,6 @@ Quantiles of a normal distribution are the right idea only if weights are normal
 """
 
 # %%
-from labkit.page.code_figures import qq_figure
-
 prefix = name.split(".")[0]
 kinds = ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj")  # of the same layer
 real = {kind: linears[f"{prefix}.{kind}"].weight.detach().float().cpu() for kind in kinds}
@@ -512,8 +503,6 @@ print("kurtosis:", said)
 """
 
 # %%
-from scipy.stats import shapiro
-
 torch.manual_seed(0)
 for label, sample in samples.items():
     order = torch.randperm(sample.numel())
@@ -537,8 +526,6 @@ First the errors on perfectly normal weights, where NF4 should shine. `normal_er
 """
 
 # %%
-from labkit.theory.codes import CODES, entropy_bits, normal_error, normal_usage
-
 sample = torch.randn(2**15, 64)
 for code in CODES:
     exact, usage = normal_error(code), entropy_bits(normal_usage(code))
@@ -562,15 +549,12 @@ NF4 不错，但不是最优：同样 4 比特，Lloyd-Max 的平方误差小 10
 """
 
 # %%
-from labkit.theory.normal_blocks import equal_mass_edges
-
 scales = sample.abs().amax(1, keepdim=True)
 place = torch.bucketize((sample / scales).double(), equal_mass_edges(64))
 means = torch.stack([(sample / scales)[place == i].mean() for i in range(16)])
 equal_use = (means[place] * scales - sample).square().mean()
 shares = torch.bincount(place.flatten()) / place.numel()
-print(f"equal use: entropy {entropy_bits(shares):.3f} bits, error {equal_use:.5f}", end=" ")
-print(f"against NF4's {normal_error('nf4'):.5f}")
+print(f"equal use: entropy {entropy_bits(shares):.3f} bits, error {equal_use:.5f}; NF4 {normal_error('nf4'):.5f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -583,11 +567,8 @@ Which block size? Smaller blocks have smaller errors and cost more constants. NF
 """
 
 # %%
-from labkit.page.code_figures import error_figure
-
 sizes = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-shown = ("fp4", "int4", "uniform", "nf4", "lloyd")
-curves = {code: [normal_error(code, size) for size in sizes] for code in shown}
+curves = {code: [normal_error(code, size) for size in sizes] for code in CODES if code != "af4"}
 gap = 1 - curves["lloyd"][-1] / curves["nf4"][-1]
 said = f"at 4,096 Lloyd-Max is {gap:.1%} below NF4"
 labkit.show(error_figure(curves, sizes), alt=f"Mean squared error by block size; {said}")
@@ -604,8 +585,6 @@ Now real weights. With the kernel running, choose the tensor, the code, the bloc
 """
 
 # %%
-from labkit.page.widgets import tensor_widget
-
 tensor_widget({f"{prefix}.{kind}": weight for kind, weight in real.items()} | {name: W})
 
 # %% [markdown] tags=["en"]
@@ -652,9 +631,6 @@ A weight error of 9 % sounds bad. What arrives at the layer's output? Catch the 
 """
 
 # %%
-from labkit.training.fakequant import answer_logprobs
-from labkit.training.run import rows_of
-
 rows = rows_of(profile, "heldout")[: profile.eval_rows // 2]
 seen = []
 hook = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].flatten(0, 1)))
@@ -693,9 +669,6 @@ Look at whether the three columns agree on an order.
 """
 
 # %%
-from labkit.training.evaluate import heldout_loss
-from labkit.training.fakequant import divergence, fake_quantized, loss_change
-
 before, _ = heldout_loss(model, tokenizer, rows)
 print(f"{profile.model}, {len(tokens)} answer tokens, loss {before:.4f}")
 for code in CODES:
@@ -719,8 +692,6 @@ On `tiny`, a base model that was never shown an instruction, the loss is high, a
 # %%
 import json
 
-from labkit.paths import data_folder
-
 measured = json.loads((data_folder() / "measurements" / "nf4_laptop.json").read_text(encoding="utf-8"))
 print(f"{measured['model']}, {measured['hardware']}, {measured['date']}, loss {measured['loss']:.3f}")
 for row in measured["effects"]:
@@ -731,7 +702,7 @@ for row in measured["effects"]:
 """
 Three lessons in one table:
 
-- **The smallest weight error does not win.** Lloyd-Max has the least error and costs 0.457 nats, NF4 only 0.270. Lloyd-Max has no level at 0, ±1; with these three fixed the loss is NF4's again (0.285, within the uncertainty). Even steps have a smaller weight error than FP4 and int4 and are the worst by far; they have no zero either.
+- **The smallest weight error does not win.** Lloyd-Max has the least error and costs 0.457 nats, NF4 only 0.270. Lloyd-Max has no level at exactly 0. Force one in, at a slightly larger weight error, and it costs 0.320; force in −1 and 1 instead, and it still costs 0.429; with all three it is at NF4's level (0.285, within the uncertainty). Even steps have a smaller weight error than FP4 and int4 and are the worst by far; they have no zero either.
 - **The same weight error weighs differently by place.** Quantizing only `down_proj` diverges six times as far as only `q_proj`, at equal error.
 - **Block size matters, double quantization does not.** 0.196 at block 32, 0.700 at 4,096; with double quantization 0.274 instead of 0.270.
 
@@ -742,11 +713,11 @@ So "optimal" needs the question *for what?*, and for loss nobody has a formula. 
 QLoRA trains an adapter on top of the rounded weights, so could it not learn the error away? Two things make that more modest. An adapter of rank r cannot represent a full-rank error; and it sees only its training data. Train the same short adapter on the original weights, on NF4, and on a brutal code of three levels whose damage is easy to see. Look at the *gap* to the first row, before and after.
 """
 
-# %% [markdown] tags=["zh", "of-48856ec5"]
+# %% [markdown] tags=["zh", "of-d7be2c92"]
 """
 一张表，三个教训：
 
-- **权重误差最小的不一定赢。** Lloyd-Max 误差最小，损失却增加 0.457 nat，NF4 只增加 0.270。Lloyd-Max 没有 0 和 ±1 这三个级别；固定这三个之后，损失又回到 NF4 的水平（0.285，在误差范围内）。等距级别的权重误差比 FP4 和 int4 都小，结果却差得最远；它同样没有 0。
+- **权重误差最小的不一定赢。** Lloyd-Max 误差最小，损失却增加 0.457 nat，NF4 只增加 0.270。Lloyd-Max 没有恰好为 0 的级别。硬加一个 0，权重误差略大，损失只增加 0.320；改为硬加 −1 和 1，仍然增加 0.429；三个都加上，就回到 NF4 的水平（0.285，在误差范围内）。等距级别的权重误差比 FP4 和 int4 都小，结果却差得最远；它同样没有 0。
 - **同样大的权重误差，位置不同，后果不同。** 只量化 `down_proj`，散度是只量化 `q_proj` 的六倍，而权重误差相同。
 - **块大小要紧，双重量化不要紧。** 块 32 是 0.196，块 4,096 是 0.700；加上双重量化是 0.274，不加是 0.270。
 
@@ -759,8 +730,6 @@ QLoRA 在舍入后的权重上训练适配器，难道不能把误差学掉？�
 
 # %%
 import gc
-
-from labkit.training.recipe import build_trainer
 
 steps = profile.steps // 3
 short = replace(profile, steps=steps, method=replace(profile.method, kind="lora"))
@@ -809,8 +778,6 @@ Quantized are the linears of the decoder layers and nothing else. bitsandbytes l
 """
 
 # %%
-from labkit.models.shapes import shape_of
-
 for model_name in ("qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-32b"):
     shape = shape_of(model_name)
     share = shape.linear_params() / shape.n_params
@@ -842,8 +809,6 @@ labkit.reveal("p3_2", 100 * eight.linear_params() / eight.n_params)
 import time
 
 from bitsandbytes import matmul_4bit
-
-from labkit.training.ledger import Ledger
 
 x, rebuilt = X[:32].clone().requires_grad_(), dequantize(mine, restored)  # (32, in), (out, in)
 output = matmul_4bit(x, theirs, quant_state=state)  # the bytes of section 5
