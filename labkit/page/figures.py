@@ -27,18 +27,23 @@ def show(fig: Figure, *, alt: str, dpi: int = 110) -> None:
     Raises:
         LabError: ``alt`` is empty or ``dpi`` out of range.
     """
+    from IPython.display import display
+
+    display({"text/html": figure_tag(fig, alt=alt, dpi=dpi), "text/plain": f"[figure] {alt}"}, raw=True)
+
+
+def figure_tag(fig: Figure, *, alt: str, dpi: int = 110, style: str = "") -> str:
+    """``fig`` as an HTML ``<figure>`` with the PNG inside; for the arguments and errors see `show`."""
     if not alt.strip():
         raise LabError("alt=''", "every figure needs a text for readers who cannot see it", "say what it shows")
     if not 20 <= dpi <= 400:
         raise LabError(f"dpi={dpi}", "dpi must be between 20 and 400", "try dpi=110")
-    from IPython.display import display
-
     image = io.BytesIO()
     fig.savefig(image, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
     _forget(fig)
     source = f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
-    tag = f'<figure><img alt="{html.escape(alt, quote=True)}" src="{source}" style="max-width:100%"></figure>'
-    display({"text/html": tag, "text/plain": f"[figure] {alt}"}, raw=True)
+    css = f' style="{style}"' if style else ""
+    return f'<figure{css}><img alt="{html.escape(alt, quote=True)}" src="{source}" style="max-width:100%"></figure>'
 
 
 def _forget(fig: Figure) -> None:

@@ -67,11 +67,14 @@ def spare_gib(prediction: Prediction, card_gib: float) -> float:
 def verdict(prediction: Prediction, card_gib: float) -> str:
     """One line: whether the prediction fits a card, and by how much."""
     spare = spare_gib(prediction, card_gib)
-    said = text("fits", "放得下") if spare >= 0 else text("does not fit", "放不下")
-    rest = text("spare", "富余") if spare >= 0 else text("short", "还差")
-    return text(
-        f"{said} {card_gib:g} GiB: {abs(spare):.2f} GiB {rest}", f"{card_gib:g} GiB {said}：{rest} {abs(spare):.2f} GiB"
-    )
+    return verdict_template(fits=spare >= 0).format(card=f"{card_gib:g}", gib=f"{abs(spare):.2f}")
+
+
+def verdict_template(*, fits: bool) -> str:
+    """The wording of `verdict`, with {card} and {gib} to be filled in."""
+    if fits:
+        return text("fits {card} GiB: {gib} GiB spare", "{card} GiB 放得下：富余 {gib} GiB")
+    return text("does not fit {card} GiB: {gib} GiB short", "{card} GiB 放不下：还差 {gib} GiB")
 
 
 def describe(predictions: Mapping[str, Prediction]) -> str:

@@ -67,10 +67,9 @@ def predict(shape: ModelShape, method: Method, step: Step) -> Prediction:
     Raises:
         LabError: a selected layer that the model does not have, or autocast over a float32 base (not treated).
     """
-    _check(shape, method)
-    moments = _moments(shape, method, step)
-    phases = {phase: max(sum(held.values()) for name, held in moments if name == phase) for phase in PHASES}
-    peak_phase, peak = max(moments, key=lambda moment: sum(moment[1].values()))
+    passed = moments(shape, method, step)
+    phases = {phase: max(sum(held.values()) for name, held in passed if name == phase) for phase in PHASES}
+    peak_phase, peak = max(passed, key=lambda moment: sum(moment[1].values()))
     settings = {"model": shape.name, "method": asdict(method), "step": asdict(step)}
     return Prediction(
         settings=settings,
@@ -210,8 +209,15 @@ def _resident(shape: ModelShape, method: Method, step: Step) -> dict[str, int]:
 # --- the moments of a step -------------------------------------------------------------------------------------------
 
 
-def _moments(shape: ModelShape, method: Method, step: Step) -> list[Moment]:
-    """Every moment that can be the peak, as (phase, bytes by component)."""
+def moments(shape: ModelShape, method: Method, step: Step) -> list[Moment]:
+    """Every moment that can be the peak, in the order of a step, as (phase, bytes by component).
+
+    How many there are, and which phases, depends on the method's kind alone. `predict` is the largest of them.
+
+    Raises:
+        LabError: see `predict`.
+    """
+    _check(shape, method)
     resident = _resident(shape, method, step)
     loaded = {name: size for name, size in resident.items() if name != "optimizer_states"}
     passing = [
