@@ -67,9 +67,9 @@ def _above(block: Sequence[float], table: Sequence[float]) -> tuple[list[int], f
 MISTAKES = (
     (_with_scale(max), "that divides by the largest value; the largest *magnitude* is meant, abs first", "这里除的是最大值；应当除以最大的*绝对值*，先取 abs"),
     (_with_scale(lambda block: 1.0), "the block is not divided by its absmax", "没有先除以块的 absmax"),
-    (_upper, "at a tie bitsandbytes takes the lower level, you take the upper one", "恰好在两个级别正中间时，bitsandbytes 取较低的一个，你取了较高的"),
-    (_below, "that is the level below the value, not the nearest one: an edge lies halfway between two levels", "这是不大于该值的级别，不是最近的级别：分界点在两个级别的正中间"),
-    (_above, "that is the level above the value, not the nearest one: an edge lies halfway between two levels", "这是不小于该值的级别，不是最近的级别：分界点在两个级别的正中间"),
+    (_upper, "at a tie bitsandbytes takes the lower level, you take the upper one", "恰好在两个量化级正中间时，bitsandbytes 取较低的一个，你取了较高的"),
+    (_below, "that is the level below the value, not the nearest one: an edge lies halfway between two levels", "这是不大于该值的量化级，不是最近的量化级：分界点在两个量化级的正中间"),
+    (_above, "that is the level above the value, not the nearest one: an edge lies halfway between two levels", "这是不小于该值的量化级，不是最近的量化级：分界点在两个量化级的正中间"),
 )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def nf4_quantize(value: Any) -> list[list[int]]:
 def _zero_block() -> Wrong:
     return Wrong(
         "a block of zeros has absmax 0, and that cannot divide: every index is the one of level 0",
-        "全零的块 absmax 是 0，不能做除数：每个下标都应是级别 0 的下标",
+        "全零的块 absmax 是 0，不能做除数：每个下标都应是量化级 0 的下标",
     )
 
 
@@ -125,7 +125,7 @@ def _explain_indices(block: Sequence[float], table: list[float], indices: list[f
         raise _zero_block()
     if len(indices) == len(block) and all(number in table for number in indices) and max(map(abs, indices)) <= 1:
         raise Wrong(
-            "those are levels; their places in the table are asked for", "这些是级别本身；要的是它们在表中的下标"
+            "those are levels; their places in the table are asked for", "这些是量化级本身；要的是它们在表中的下标"
         )
     for mistake, en, zh in MISTAKES:
         if indices == mistake(block, table)[0] != wanted:
@@ -296,17 +296,17 @@ def better_code(value: Any) -> dict[str, Any]:
     if len(set(levels)) != 16:
         raise Wrong(
             f"16 different levels are asked for; I count {len(set(levels))}",
-            f"要 16 个不同的级别；现在有 {len(set(levels))} 个",
+            f"要 16 个不同的量化级；现在有 {len(set(levels))} 个",
         )
     if max(map(abs, levels)) > 1:
         raise Wrong(
             "levels are divided by the block's absmax: all lie between -1 and 1",
-            "级别是除以块的 absmax 之后的值：都在 -1 和 1 之间",
+            "量化级是除以块的 absmax 之后的值：都在 -1 和 1 之间",
         )
     if missing := [number for number in DEMANDED if number not in levels]:
         raise Wrong(
             f"{missing[0]:g} must be one of the levels, exactly: zeros stay zeros, and the absmax is kept",
-            f"{missing[0]:g} 必须恰好是其中一个级别：零保持为零，absmax 原样保留",
+            f"{missing[0]:g} 必须恰好是其中一个量化级：零保持为零，absmax 原样保留",
         )
     mine, nf4 = code_error(levels), code_error("nf4")
     if all(abs(a - b) < 1e-4 for a, b in zip(sorted(levels), nf4_levels(), strict=True)):
@@ -326,5 +326,5 @@ def _as_levels(value: Any) -> list[float]:
     except (TypeError, ValueError):
         raise Wrong("a list of 16 numbers is asked for", "这里要一个由 16 个数组成的列表") from None
     if not all(math.isfinite(number) for number in levels):
-        raise Wrong("a level is a finite number", "级别必须是有限的数")
+        raise Wrong("a level is a finite number", "量化级必须是有限的数")
     return levels
