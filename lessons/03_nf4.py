@@ -146,12 +146,12 @@ print(f"relative error {error:.3f}; {inner:.1%} of the weights lie in the inner 
 
 # %% [markdown] tags=["en"]
 """
-The picture shows why. The red lines are the levels. On the left they are dense where there is nobody; on the right are the 16 levels of NF4, which this lesson derives. Compare the two errors in the titles.
+The picture shows why. The vertical lines are the levels. On the left they are dense where there is nobody; on the right are the 16 levels of NF4, which this lesson derives. Compare the two errors in the titles.
 """
 
-# %% [markdown] tags=["zh", "of-818dd18e"]
+# %% [markdown] tags=["zh", "of-fe7b7510"]
 """
-图中的红线就是量化级。左边的量化级在没有权重的地方照样密布；右边是 NF4 的 16 个量化级，本节会把它们推出来。请比较标题里的两个误差。
+图中的竖线就是量化级。左边的量化级在没有权重的地方照样密布；右边是 NF4 的 16 个量化级，本节会把它们推出来。请比较标题里的两个误差。
 """
 
 # %%
@@ -429,11 +429,15 @@ labkit.reveal("p3_1", bits_per_weight(64, double_quant=True))
 # %% [markdown] tags=["en"]
 """
 What does it cost? Dequantize with the restored constants. Look at the fourth digit: practically nothing, because a scale that is off by a few thousandths adds its error in quadrature to one of 9 %.
+
+A footnote for the curious, found while writing this lesson: bitsandbytes' compiled CPU code (0.50) does not search the nearest of the 256 levels. It rounds to one of 65,536 steps and looks the level up in a table, so now and then a constant gets the second nearest. `labkit` can do both. The last line says how rare that is.
 """
 
-# %% [markdown] tags=["zh", "of-42e4e140"]
+# %% [markdown] tags=["zh", "of-e71062ce"]
 """
 代价是什么？用还原出来的常数反量化。请看第四位数字：几乎没有代价，因为刻度差千分之几，与 9% 的误差按平方和叠加，影响微乎其微。
+
+写这一节时发现的一个小细节：bitsandbytes 0.50 编译好的 CPU 代码并不去找 256 个量化级中最近的那个，而是先舍入到 65,536 个刻度之一，再查表，所以偶尔会取到第二近的量化级。两种规则 `labkit` 都能算。最后一行说明这有多罕见。
 """
 
 # %%
@@ -443,17 +447,6 @@ print(f"constants off by {relative_error(absmax, restored):.4f}")
 errors = [relative_error(W, dequantize(mine, constants)) for constants in (absmax, restored)]
 print(f"weights off by {errors[0]:.6f} before, {errors[1]:.6f} after")
 
-# %% [markdown] tags=["en"]
-"""
-A footnote for the curious, found while writing this lesson: bitsandbytes' compiled CPU code (0.50) does not search the nearest of the 256 levels. It rounds to one of 65,536 steps and looks the level up in a table, so now and then a constant gets the second nearest. `labkit` can do both. Look at how rare it is.
-"""
-
-# %% [markdown] tags=["zh", "of-4390b4ae"]
-"""
-写这一节时发现的一个小细节：bitsandbytes 0.50 编译好的 CPU 代码并不去找 256 个量化级中最近的那个，而是先舍入到 65,536 个刻度之一，再查表，所以偶尔会取到第二近的量化级。两种规则 `labkit` 都能算。请看这有多罕见。
-"""
-
-# %%
 many = quantize(torch.randn(20_000, 64)).absmax
 table, plain = (double_quantize(many, rule=rule) for rule in ("table", "nearest"))
 differ = (table.indices != plain.indices).double().mean()
@@ -835,25 +828,12 @@ print(f"32 tokens on this CPU: {times[0]:.3f} ms in float32, {times[1]:.3f} ms f
 # %% [markdown] tags=["en"]
 """
 So 4-bit storage saves memory between uses, and pays for it in time: every use of a weight dequantizes it first, in the backward pass once more. What QLoRA gains in training is room, not speed. (Where *reading* the weights is what takes the time, as when a GPU generates one token after the other, fewer bytes can also be faster.)
-
-## 13. All of it on one page
-
-The explorer below needs no kernel: choose the code, the block size and double quantization, and see levels, exact error on N(0, 1), used and stored bits, and what a whole model takes. Find the cheapest setting whose error is below NF4's at block 64.
 """
 
-# %% [markdown] tags=["zh", "of-d1d79b30"]
+# %% [markdown] tags=["zh", "of-9fc1c232"]
 """
 可见，4 比特存储省的是“不用的时候”的内存，付出的是时间：每次用到一个权重都要先反量化，反向传播时还要再来一次。训练时，QLoRA 换来的是空间，不是速度。（如果时间主要花在*读取*权重上，例如 GPU 逐个词元生成时，字节少也可能更快。）
-
-## 13. 全部放到一页上
-
-下面这个交互页不需要内核：选择编码、块大小和是否双重量化，就能看到量化级、在 N(0, 1) 上的精确误差、用上和存储的比特数，以及整个模型占多少。请找出误差低于“NF4、块 64”的最省的设置。
 """
-
-# %%
-from labkit.page.explorers import nf4_explorer
-
-nf4_explorer()
 
 # %% [markdown] tags=["en"]
 """
@@ -944,12 +924,12 @@ Everything that is stored once per block costs its bits divided by block_size. W
 
 # %% [markdown] tags=["en"]
 """
-**q3_3 (predict).** Two predictions, before you run anything. (1) Two layers of 256 × 256, both normal at heart: in `A` one weight of each block of 64 is ten times as large; in `B` the *rows* differ in size by a factor of 100. Which one loses more, relatively, in NF4 at block 64? (2) How many GB does Qwen3-8B take with its linears in NF4 with double quantization and everything else in bfloat16? Within 2 %, by arithmetic and not from the explorer. You know its parameters from section 11; `shape_of("qwen3-8b")` has the counts. Answer with a pair, e.g. `("B", 12.3)`; afterwards try `two_layers()` from `labkit.page.questions.q03`.
+**q3_3 (predict).** Two predictions, before you run anything. (1) Two layers of 256 × 256, both normal at heart: in `A` one weight of each block of 64 is ten times as large; in `B` the *rows* differ in size by a factor of 100. Which one loses more, relatively, in NF4 at block 64? (2) How many GB does Qwen3-8B take with its linears in NF4 with double quantization and everything else in bfloat16? Within 2 %, by arithmetic. You know its parameters from section 11; `shape_of("qwen3-8b")` has the counts. Answer with a pair, e.g. `("B", 12.3)`; afterwards try `two_layers()` from `labkit.page.questions.q03`.
 """
 
-# %% [markdown] tags=["zh", "of-070539ec"]
+# %% [markdown] tags=["zh", "of-8f883eb3"]
 """
-**q3_3（预测）** 运行之前先做两个预测。（1）两个 256 × 256 的层，底子都是正态：`A` 的每 64 个权重里有一个放大到十倍；`B` 的各*行*大小相差可达 100 倍。用块大小 64 的 NF4，哪一个的相对误差更大？（2）Qwen3-8B 的线性层用 NF4 加双重量化，其余用 bfloat16，共占多少 GB？误差 2% 以内，请自己算，不要看上面的交互页。参数量见第 11 部分，`shape_of("qwen3-8b")` 里有各项数目。用一对值回答，例如 `("B", 12.3)`；答完可以用 `labkit.page.questions.q03` 里的 `two_layers()` 试一试。
+**q3_3（预测）** 运行之前先做两个预测。（1）两个 256 × 256 的层，底子都是正态：`A` 的每 64 个权重里有一个放大到十倍；`B` 的各*行*大小相差可达 100 倍。用块大小 64 的 NF4，哪一个的相对误差更大？（2）Qwen3-8B 的线性层用 NF4 加双重量化，其余用 bfloat16，共占多少 GB？误差 2% 以内，请自己算。参数量见第 11 部分，`shape_of("qwen3-8b")` 里有各项数目。用一对值回答，例如 `("B", 12.3)`；答完可以用 `labkit.page.questions.q03` 里的 `two_layers()` 试一试。
 """
 
 # %%
@@ -1023,6 +1003,25 @@ Lloyd：随便从哪里开始，让每个权重取最近的量化级，再把每
 ---
 size = pruned.abs().amax(1, keepdim=True)；levels = sample_levels(pruned / size, (size**2).expand_as(pruned))；再把离 -1、0、1 最近的三个量化级分别改成恰好 -1、0、1。
 """
+
+# %% [markdown] tags=["en"]
+"""
+## All of it on one page
+
+The explorer below needs no kernel: choose the code, the block size and double quantization, and see the levels, how often each is used, the exact error on N(0, 1), the bits, and what a whole model takes. A last question without a check: which setting has the fewest bits and still less error than NF4 at block 64?
+"""
+
+# %% [markdown] tags=["zh", "of-e805b022"]
+"""
+## 全部放到一页上
+
+下面这个交互页不需要内核：选择编码、块大小和是否双重量化，就能看到量化级、每级用得多不多、在 N(0, 1) 上的精确误差、比特数，以及整个模型占多少。最后一个不评分的问题：误差比“NF4、块 64”小的设置里，哪一个比特数最少？
+"""
+
+# %%
+from labkit.page.explorers import nf4_explorer
+
+nf4_explorer()
 
 # %% [markdown] tags=["en"]
 """
