@@ -924,12 +924,12 @@ Everything that is stored once per block costs its bits divided by block_size. W
 
 # %% [markdown] tags=["en"]
 """
-**q3_3 (predict).** Two predictions, before you run anything. (1) Two layers of 256 × 256, both normal at heart: in `A` one weight of each block of 64 is ten times as large; in `B` the *rows* differ in size by a factor of 100. Which one loses more, relatively, in NF4 at block 64? (2) How many GB does Qwen3-8B take with its linears in NF4 with double quantization and everything else in bfloat16? Within 2 %, by arithmetic. You know its parameters from section 11; `shape_of("qwen3-8b")` has the counts. Answer with a pair, e.g. `("B", 12.3)`; afterwards try `two_layers()` from `labkit.page.questions.q03`.
+**q3_3 (predict).** Two predictions, before you run anything. (1) Two layers of 256 × 256, both normal at heart: in `A` one weight of each block of 64 is ten times as large; in `B` the *rows* differ in size by a factor of 100. Which one loses more, relatively, in NF4 at block 64? (2) How many GB does Qwen3-8B take with its linears in NF4 with double quantization and everything else in bfloat16? Within 2 %, by arithmetic. You know its parameters from section 11; `shape_of("qwen3-8b")` has the counts. Answer with a pair, e.g. `("B", 12.3)`; afterwards try `two_layers()` from `labkit.page.questions.q03_samples`.
 """
 
-# %% [markdown] tags=["zh", "of-8f883eb3"]
+# %% [markdown] tags=["zh", "of-16fe1312"]
 """
-**q3_3（预测）** 运行之前先做两个预测。（1）两个 256 × 256 的层，底子都是正态：`A` 的每 64 个权重里有一个放大到十倍；`B` 的各*行*大小相差可达 100 倍。用块大小 64 的 NF4，哪一个的相对误差更大？（2）Qwen3-8B 的线性层用 NF4 加双重量化，其余用 bfloat16，共占多少 GB？误差 2% 以内，请自己算。参数量见第 11 部分，`shape_of("qwen3-8b")` 里有各项数目。用一对值回答，例如 `("B", 12.3)`；答完可以用 `labkit.page.questions.q03` 里的 `two_layers()` 试一试。
+**q3_3（预测）** 运行之前先做两个预测。（1）两个 256 × 256 的层，底子都是正态：`A` 的每 64 个权重里有一个放大到十倍；`B` 的各*行*大小相差可达 100 倍。用块大小 64 的 NF4，哪一个的相对误差更大？（2）Qwen3-8B 的线性层用 NF4 加双重量化，其余用 bfloat16，共占多少 GB？误差 2% 以内，请自己算。参数量见第 11 部分，`shape_of("qwen3-8b")` 里有各项数目。用一对值回答，例如 `("B", 12.3)`；答完可以用 `labkit.page.questions.q03_samples` 里的 `two_layers()` 试一试。
 """
 
 # %%
@@ -969,7 +969,7 @@ check("q3_3", prediction)
 """
 
 # %%
-from labkit.page.questions.q03 import pruned_weights
+from labkit.page.questions.q03_samples import pruned_weights
 
 pruned = pruned_weights()  # (1024, 64): one block a row
 seen = view(pruned, code="nf4", block_size=64)

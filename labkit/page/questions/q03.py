@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from labkit.models.shapes import shape_of
 from labkit.page.exercises import NotAttempted, Wrong, attempted, question
 from labkit.page.questions.q00 import close
-
-if TYPE_CHECKING:
-    import torch
+from labkit.page.questions.q03_samples import pruned_weights
 
 # --- q3_1 ------------------------------------------------------------------------------------------------------------
 
@@ -196,17 +194,6 @@ def _why_bits_are_wrong(size: int, double: bool, result: Any, wanted: float, res
 MODEL = "qwen3-8b"
 
 
-def two_layers() -> dict[str, torch.Tensor]:
-    """Two layers of 256 x 256: A has one large weight in each block of 64, B has rows of very different size."""
-    import torch
-
-    generator = torch.Generator().manual_seed(3)
-    a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
-    a[:, ::64] *= 10
-    b *= torch.logspace(-2, 0, 256)[:, None]
-    return {"A": a, "B": b}
-
-
 def nf4_gb(name: str = MODEL, *, double: bool = True) -> float:
     """GB of a model whose decoder linears are in NF4 blocks of 64, the rest in bfloat16, as bitsandbytes stores it."""
     from labkit.models.methods import Method
@@ -263,18 +250,6 @@ def _why_gb_is_wrong(gb: Any) -> tuple[str, str]:
 
 MOST = 0.5  # of NF4's squared error: the code may have this much
 DEMANDED = (-1.0, 0.0, 1.0)
-
-
-def pruned_weights() -> torch.Tensor:
-    """The sample of q3_4, 1024 x 64: a pruned layer with 60 % near zero and the rest in two wide humps; seeded."""
-    import torch
-
-    generator = torch.Generator().manual_seed(34)
-    small = 0.05 * torch.randn(1024, 64, generator=generator)
-    large = 0.25 * torch.randn(1024, 64, generator=generator)
-    sign = torch.rand(1024, 64, generator=generator).round() * 2 - 1
-    keep = torch.rand(1024, 64, generator=generator) < 0.4
-    return torch.where(keep, sign + large, small)
 
 
 def code_error(levels: Any) -> float:
