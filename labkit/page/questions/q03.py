@@ -33,9 +33,8 @@ def nf4_levels() -> list[float]:
 
 def nearest_lower(block: Sequence[float], table: Sequence[float]) -> tuple[list[int], float]:
     """The reference: absmax, the nearest level, the lower one at a tie."""
-    absmax = max(abs(x) for x in block)
-    scaled = [x / absmax if absmax else 0.0 for x in block]
-    return [min(range(len(table)), key=lambda i: abs(x - table[i])) for x in scaled], absmax
+    places = [min(range(len(table)), key=lambda i: abs(x - table[i])) for x in _scaled(block)]
+    return places, max(map(abs, block))
 
 
 def _with_scale(scale: Callable[[Sequence[float]], float]) -> Callable[..., tuple[list[int], float]]:
@@ -46,20 +45,22 @@ def _with_scale(scale: Callable[[Sequence[float]], float]) -> Callable[..., tupl
     return quantized
 
 
+def _scaled(block: Sequence[float]) -> list[float]:
+    absmax = max(map(abs, block)) or 1.0
+    return [x / absmax for x in block]
+
+
 def _upper(block: Sequence[float], table: Sequence[float]) -> tuple[list[int], float]:
-    absmax = max(map(abs, block))
-    scaled = [x / absmax if absmax else 0.0 for x in block]
-    return [max(range(len(table)), key=lambda i: (-abs(x - table[i]), i)) for x in scaled], absmax
+    places = [max(range(len(table)), key=lambda i: (-abs(x - table[i]), i)) for x in _scaled(block)]
+    return places, max(map(abs, block))
 
 
 def _below(block: Sequence[float], table: Sequence[float]) -> tuple[list[int], float]:
-    absmax = max(map(abs, block))
-    return [max(i for i, q in enumerate(table) if q <= (x / absmax if absmax else 0)) for x in block], absmax
+    return [max(i for i, q in enumerate(table) if q <= x) for x in _scaled(block)], max(map(abs, block))
 
 
 def _above(block: Sequence[float], table: Sequence[float]) -> tuple[list[int], float]:
-    absmax = max(map(abs, block))
-    return [min(i for i, q in enumerate(table) if q >= (x / absmax if absmax else 0)) for x in block], absmax
+    return [min(i for i, q in enumerate(table) if q >= x) for x in _scaled(block)], max(map(abs, block))
 
 
 MISTAKES = (
