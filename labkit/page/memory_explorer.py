@@ -70,7 +70,7 @@ def make_explorer(*, card_gib: int = 16, **choice: Any) -> Explorer:
         data=_data(),
         figure=memory_bars({label: prediction}, cards_gib=[card_gib]),
         alt=f"{describe({label: prediction})}. {verdict(prediction, card_gib)}",
-        heights_px=(670, 970),
+        heights_px=(680, 980),
     )
 
 

@@ -77,7 +77,7 @@ def make_explorer(*, code: str = "nf4", block_size: int = 64, double_quant: bool
         data={**tables, "texts": _texts()},
         figure=_figure(tables["levels"][at[0]][at[1]]),
         alt=alt,
-        heights_px=(480, 590),
+        heights_px=(510, 640),
     )
 
 
