@@ -211,6 +211,28 @@ def memory(
 
 
 @app.command()
+def lecture(
+    topic: Annotated[str | None, typer.Option(help="memory, lora, nf4, training, dora or spectrum.")] = None,
+    lesson: Annotated[str | None, typer.Option(help="Only what a lesson treats, e.g. 01.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """The lecture's claims, each against a recomputed or measured value, with a verdict and a source."""
+    from labkit.page.lecture import cells, columns, ledger, summary
+
+    rows = ledger(topic=topic, lesson=lesson and lesson.zfill(2))
+    if as_json:
+        _print_json([asdict(row) for row in rows])
+        return
+    table = Table(show_lines=True)
+    for head, ratio in zip(columns(), (3, 5, 2, 3), strict=True):
+        table.add_column(head, ratio=ratio, overflow="fold")  # Chinese has no blanks to break at
+    for row in rows:
+        table.add_row(*map(_escape, cells(row)))
+    out.print(table)
+    out.print(summary(rows))
+
+
+@app.command()
 def sft(
     folder: Annotated[Path, typer.Option("--out", help="Folder for adapter, record and samples; must be new.")],
     profile: ProfileFlag = None,

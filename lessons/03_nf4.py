@@ -837,6 +837,21 @@ So 4-bit storage saves memory between uses, and pays for it in time: every use o
 
 # %% [markdown] tags=["en"]
 """
+The lecture's sentences on QLoRA and NF4, each against what came out here. A ✓ agrees with the lecture. Look at "optimal", of which nothing is left, and at the two values of "nearly normal", which hold the error measured on SmolLM2-135M against that of normal weights.
+"""
+
+# %% [markdown] tags=["zh", "of-8aac7237"]
+"""
+讲义关于 QLoRA 和 NF4 的说法，逐条与本书得到的值对照。✓ 表示与讲义相符。请看“最优”这一条：没有一项站得住；再看“近似正态”那一条里的两个值，它们把 SmolLM2-135M 上实测的误差和正态权重的误差放在一起比。
+"""
+
+# %%
+from labkit.page.lecture import show_claims
+
+show_claims(lesson="03")
+
+# %% [markdown] tags=["en"]
+"""
 ## Exercises
 
 **q3_1 (compute).** Quantize one block: return the indices and the absmax. `block` is a 1-D tensor, `table` the ascending levels. Nearest level, the lower one at a tie, and a block of zeros must work. The check uses blocks with a zero, with ties and with nothing but zeros, and one table that is not NF4's.

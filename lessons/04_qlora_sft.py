@@ -879,13 +879,9 @@ labkit sft --profile gpu --rank 16 --learning-rate 1e-4 --out runs/rank16
 ```
 
 It compares the predicted peak with the GPU's free memory before it loads anything, keeps the adapter even if the measuring afterwards fails, and prints the record with `--json`.
-
-## Exercises
-
-**q4_1 (compute).** Write `loss_tokens`: given the labels of a batch (a list of rows), how many terms does its loss sum? Position t predicts token t + 1, and the model shifts the labels by itself. The check tries rows that are not shown here.
 """
 
-# %% [markdown] tags=["zh", "of-53e12e90"]
+# %% [markdown] tags=["zh", "of-a13a38d5"]
 """
 ## 11. 不用 notebook
 
@@ -897,7 +893,32 @@ labkit sft --profile gpu --rank 16 --learning-rate 1e-4 --out runs/rank16
 ```
 
 它会在加载之前先比较预测峰值和 GPU 的空闲显存；即使训练后的测量失败，也会保住适配器；加上 `--json` 就打印记录。
+"""
 
+# %% [markdown] tags=["en"]
+"""
+What the lecture recommends for a run like this one, claim by claim. A ✓ agrees with the lecture. Look at the types: it names FP16 where this stack trains adapters in float32 and, on newer cards, computes in bfloat16.
+"""
+
+# %% [markdown] tags=["zh", "of-883884c9"]
+"""
+讲义对这样一次训练的建议，逐条核对。✓ 表示与讲义相符。请看数据类型：讲义写的是 FP16，而这套工具用 fp32 训练适配器，在较新的显卡上用 bf16 计算。
+"""
+
+# %%
+from labkit.page.lecture import show_claims
+
+show_claims(lesson="04")
+
+# %% [markdown] tags=["en"]
+"""
+## Exercises
+
+**q4_1 (compute).** Write `loss_tokens`: given the labels of a batch (a list of rows), how many terms does its loss sum? Position t predicts token t + 1, and the model shifts the labels by itself. The check tries rows that are not shown here.
+"""
+
+# %% [markdown] tags=["zh", "of-b56ec9c1"]
+"""
 ## 练习
 
 **q4_1（计算）** 写出 `loss_tokens`：给定一批样本的标签（若干行），损失一共对多少项求和？位置 t 预测的是第 t + 1 个词元，标签由模型自己移位。检查用的例子这里没有列出。

@@ -19,7 +19,7 @@ invoke = CliRunner().invoke
 
 def test_every_command_of_the_readme_has_help():
     listed = invoke(app, ["--help"]).stdout
-    for command in ("doctor", "lab", "build", "run", "memory", "sft"):
+    for command in ("doctor", "lab", "build", "run", "memory", "lecture", "sft"):
         assert command in listed
         assert invoke(app, [command, "--help"]).exit_code == 0
 

@@ -38,7 +38,7 @@ def test_it_holds_the_package_and_all_of_the_data(wheel):
     data = {f"labkit/_data/{path.relative_to(ROOT / 'data').as_posix()}" for path in files(ROOT / "data")}
     assert data
     page = {path.relative_to(ROOT).as_posix() for path in files(ROOT / "labkit" / "page") if path.suffix != ".py"}
-    assert {"labkit/page/hints.json", "labkit/page/browser/explorer.js"} <= page
+    assert {"labkit/page/hints.json", "labkit/page/lecture.toml", "labkit/page/browser/explorer.js"} <= page
     assert modules | data | page <= names
 
 
