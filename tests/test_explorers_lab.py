@@ -1,4 +1,7 @@
-"""An explorer in a real JupyterLab: run live, without its kernel, and in a notebook that JupyterLab does not trust."""
+"""Explorers in a real JupyterLab: run live, without a kernel, in a notebook that JupyterLab does not trust.
+
+The rank view is the other kind: its slider asks the kernel, and the kernel's numbers are compared with numpy's.
+"""
 
 import json
 import os
@@ -8,6 +11,7 @@ import time
 import urllib.request
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 
@@ -15,6 +19,12 @@ from labkit.page.memory_figures import predict_choice
 
 SOURCE = 'from labkit.page.explorers import memory_explorer\n\nmemory_explorer(model="qwen3-1.7b", batch=1)'
 FRAME = ".labkit-explorer iframe"
+KERNEL_SOURCE = """import torch
+
+from labkit.page.widgets import rank_widget
+
+rank_widget(torch.outer(torch.arange(1.0, 33.0), torch.ones(16)) + torch.eye(32, 16), name="a matrix")"""
+HANDLE, STATUS = ".jp-OutputArea .noUi-handle", ".jp-OutputArea [role=status]"
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +33,10 @@ def lab(tmp_path_factory):
     if not os.environ.get("CI"):
         pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (pip install labkit[lab])")
     folder, own = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("jupyter")
-    fresh = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SOURCE)])
-    fresh.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(fresh, folder / "live.ipynb")
+    for name, source in (("kernel", KERNEL_SOURCE), ("live", SOURCE)):
+        fresh = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+        fresh.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(fresh, folder / f"{name}.ipynb")
     NotebookClient(fresh, timeout=120, kernel_name="python3").execute()
     nbformat.write(fresh, folder / "received.ipynb")
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"]
@@ -64,12 +75,13 @@ def _ask(url, token, path, method="GET"):
 
 def open_notebook(visit, lab, name):
     url, token = lab
-    seen = visit(f"{url}lab/tree/{name}?token={token}", allowed=url)
+    own = name.partition(".")[0]  # a workspace of its own, or the tabs of the test before would come back
+    seen = visit(f"{url}lab/workspaces/{own}/tree/{name}?token={token}", allowed=url)
     seen.page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     return seen
 
 
-def run_first_cell(page, lab):
+def run_first_cell(page, lab, shown=FRAME):
     """Shift+Enter once the kernel listens; a key that JupyterLab swallowed while it was still loading is sent again."""
     for _ in range(240):
         if any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in _ask(*lab, "api/kernels")):
@@ -79,7 +91,7 @@ def run_first_cell(page, lab):
         page.locator(".jp-CodeCell .cm-content").first.click()
         page.keyboard.press("Shift+Enter")
         for _ in range(80):
-            if page.locator(FRAME).count():
+            if page.locator(shown).count():
                 return
             page.wait_for_timeout(250)
     raise AssertionError("the cell did not run")
@@ -124,3 +136,19 @@ def test_untrusted_it_is_a_figure_with_its_text(lab, visit):
     assert seen.page.locator(".jp-OutputArea iframe").count() == 0
     assert len(seen.page.frames) == 1
     assert seen.refused == []
+
+
+def test_a_slider_that_asks_the_kernel_shows_what_numpy_counts(lab, visit):
+    seen = open_notebook(visit, lab, "kernel.ipynb")
+    page = seen.page
+    run_first_cell(page, lab, shown=HANDLE)
+    sigma = np.linalg.svd(np.outer(np.arange(1.0, 33.0), np.ones(16)) + np.eye(32, 16), compute_uv=False)
+    for key, rank in (("Home", 1), ("ArrowRight", 2), ("End", 16)):
+        page.locator(HANDLE).first.press(key)
+        page.wait_for_function(
+            "([at, rank]) => document.querySelector(at).innerText.startsWith(rank)", arg=[STATUS, f"rank {rank}:"]
+        )
+        kept = (sigma[:rank] ** 2).sum() / (sigma**2).sum()
+        assert f"{kept:.1%} of the energy" in page.locator(STATUS).first.inner_text()
+    assert page.locator(".jp-OutputArea figure img").get_attribute("alt")
+    assert (seen.errors, seen.refused) == ([], [])
