@@ -164,11 +164,13 @@ def memory(
     loss: Annotated[str, typer.Option(help="full, fused or chunked.")] = "fused",
     keep_logits: Annotated[bool, typer.Option(help="Logits live through the backward pass.")] = False,
     padded: Annotated[bool, typer.Option(help="The batch holds padding.")] = False,
+    gpu: Annotated[float | None, typer.Option(help="GiB of a GPU: does it fit, and if not, what would help?")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Predict the peak memory of one training step in closed form, by component and phase."""
     from labkit.models.methods import Method, Step, parse_layers, parse_targets
     from labkit.models.shapes import shape_of
+    from labkit.page.memory_advice import answer_columns, answer_line, answer_rows, gpu_answer
     from labkit.theory.memory import predict
 
     chosen = Method(
@@ -191,9 +193,11 @@ def memory(
         keep_logits=keep_logits,
         padded=padded,
     )
-    prediction = predict(shape_of(model), chosen, step)
+    shape = shape_of(model)
+    prediction = predict(shape, chosen, step)
+    answer = {} if gpu is None else gpu_answer(shape, chosen, step, gpu_gib=gpu)
     if as_json:
-        _print_json(asdict(prediction))
+        _print_json(asdict(prediction) | answer)
         return
     rows = [(name, f"{n_bytes:,}", _gib(n_bytes)) for name, n_bytes in prediction.components.items() if n_bytes]
     rows += [
@@ -208,6 +212,10 @@ def memory(
     _print_table("peak of each phase", ("phase", "bytes", "GiB"), phases)
     out.print(f"trainable {prediction.trainable_params:,} of {prediction.total_params:,} parameters")
     out.print("Not included: CUDA context, cuBLAS workspaces, and what the allocator reserves without using it.")
+    if answer:
+        out.print(_escape(answer_line(answer)))
+    if answer.get("changes"):
+        _print_table("", answer_columns(), answer_rows(answer))
 
 
 @app.command()
@@ -239,6 +247,9 @@ def sft(
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank; alpha keeps its ratio to it unless given.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Numerator of the scale alpha/rank.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows per forward pass.")] = None,
+    accumulation: Annotated[int | None, typer.Option(help="Forward passes per optimizer step.")] = None,
+    seq_len: Annotated[int | None, typer.Option(help="Tokens per row at most; longer rows are refused.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     data: Annotated[str | None, typer.Option(help="book, a public set's name, or a JSONL file.")] = None,
     seed: Annotated[int, typer.Option(help="Seeds init, dropout and order.")] = 0,
@@ -249,7 +260,8 @@ def sft(
     from labkit.models.profiles import current_profile
     from labkit.training.run import run_sft
 
-    asked = {"steps": steps, "rank": rank, "alpha": alpha, "learning_rate": learning_rate, "data": data}
+    asked = {"steps": steps, "rank": rank, "alpha": alpha, "batch": batch, "accumulation": accumulation}
+    asked |= {"seq_len": seq_len, "learning_rate": learning_rate, "data": data}
     changes = {name: value for name, value in asked.items() if value is not None}
     say = (lambda *_: None) if as_json else _say_event
     record = run_sft(current_profile(profile), folder, seed=seed, force=force, on_event=say, bar=not as_json, **changes)
@@ -287,7 +299,7 @@ def _print_json(value: Any) -> None:
 
 
 def _print_table(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(*columns, title=title or None, title_justify="left")
     for row in rows:
         table.add_row(*map(str, row))
     out.print(table)
