@@ -263,9 +263,9 @@ labkit.reveal("p4_3", course.peak_allocated_bytes / 2**30)
 from labkit.page.memory_advice import answer_line, answer_rows, gpu_answer
 
 tight = replace(gpu.step, seq_len=4 * gpu.seq_len, checkpointing=False)
-answer = gpu_answer(shape_of(gpu.model), replace(gpu.method, dtype="bfloat16"), tight, gpu_gib=16)
-print(answer_line(answer))
-for change, peak, spare in answer_rows(answer):
+told = gpu_answer(shape_of(gpu.model), replace(gpu.method, dtype="bfloat16"), tight, gpu_gib=16)
+print(answer_line(told))
+for change, peak, spare in answer_rows(told):
     print(f"{peak:>6} GiB ({spare} spare): {change.replace(chr(10), ' + ')}")
 
 # %% [markdown] tags=["en"]
