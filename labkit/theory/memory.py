@@ -93,7 +93,7 @@ def gpu_capacity() -> int | None:
     return torch.cuda.get_device_properties().total_memory if torch.cuda.is_available() else None
 
 
-def _check(shape: ModelShape, method: Method) -> None:
+def check_settings(shape: ModelShape, method: Method) -> None:
     if method.layers and method.layers[-1] >= shape.n_layers:
         rule = f"{shape.name} has the layers 0 to {shape.n_layers - 1}"
         raise LabError(f"layers={method.layers}", rule, "name layers that exist")
@@ -217,7 +217,7 @@ def moments(shape: ModelShape, method: Method, step: Step) -> list[Moment]:
     Raises:
         LabError: see `predict`.
     """
-    _check(shape, method)
+    check_settings(shape, method)
     resident = _resident(shape, method, step)
     loaded = {name: size for name, size in resident.items() if name != "optimizer_states"}
     passing = [

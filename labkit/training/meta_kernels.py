@@ -1,0 +1,164 @@
+"""What has to be put in place so that a step on meta tensors allocates what the same step allocates on CUDA.
+
+A meta tensor has a shape and a type and no memory, so most operations run on it unchanged. The exceptions are here, one
+function each: kernels that PyTorch chooses by device, kernels written in CUDA or Triton, questions about a tensor's
+numbers. Nothing else of transformers, peft, trl or bitsandbytes is replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from labkit.training.autocast import MetaAutocast
+from labkit.training.ledger import Ledger
+
+FUNCTIONAL = torch.nn.functional
+MASK_ALIGNMENT = 8  # CUDA's memory-efficient attention pads a mask's rows to this many elements
+
+
+class MetaLedger(Ledger):
+    """A ledger of meta tensors that also books the one large scratch tensor of CUDA's kernels.
+
+    CUDA's softmax backward multiplies gradient and output into a tensor of its own (ATen, `softmax_backward_cuda_out`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(device="meta")
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        scratch = None
+        if operation is torch.ops.aten._softmax_backward_data.default:
+            self._operation = str(operation)
+            scratch = torch.empty_like(args[0])
+            self._book(scratch)
+        result = super().__torch_dispatch__(operation, types, args, kwargs)
+        del scratch
+        return result
+
+
+@contextlib.contextmanager
+def as_on_cuda(*, padded: bool) -> Iterator[None]:
+    """Inside the block, steps on meta tensors take the paths that they take on CUDA.
+
+    Args:
+        padded: what transformers finds when it asks whether an attention mask hides anything.
+    """
+    with contextlib.ExitStack() as stack:
+        put = _putter(stack)
+        put(FUNCTIONAL, "scaled_dot_product_attention", attention)
+        put(FUNCTIONAL, "dropout", dropout)
+        _fused_optimizers(put)
+        _masks(put, padded=padded)
+        _autocast_state(put)
+        if "bitsandbytes" in sys.modules:
+            _bitsandbytes(put)
+        if "trl.trainer.utils" in sys.modules:
+            _fused_head(put)
+        yield
+
+
+Put = Callable[[Any, str, Any], None]
+
+
+def _putter(stack: contextlib.ExitStack) -> Put:
+    def put(owner: Any, name: str, value: Any) -> None:
+        stack.callback(setattr, owner, name, getattr(owner, name))
+        setattr(owner, name, value)
+
+    return put
+
+
+def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    """Fused attention: keeps queries, keys, values, output and logsumexp; no score matrix.
+
+    On meta PyTorch would choose the plain formula. The CPU's fused kernel keeps what CUDA's keep. A boolean mask becomes
+    a float one, as in ATen's `convert_boolean_attn_mask`, with rows of a multiple of 8.
+    """
+    if MetaAutocast.active:
+        query, key, value = map(MetaAutocast.active.lowered, (query, key, value))
+    if attn_mask is not None:
+        attn_mask = torch.where(attn_mask, 0.0, -torch.inf).to(query.dtype) if attn_mask.dtype == torch.bool else attn_mask
+        if missing := -attn_mask.shape[-1] % MASK_ALIGNMENT:
+            attn_mask = FUNCTIONAL.pad(attn_mask, (0, missing))[..., :-missing]
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return flash(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+def dropout(input, p=0.5, training=True, inplace=False):
+    """CUDA's fused dropout, which keeps a one-byte mask; other devices keep the noise, as large as the input."""
+    return torch.native_dropout(input, p, True)[0] if training and 0 < p < 1 else input
+
+
+def _fused_optimizers(put: Put) -> None:
+    """torch's fused AdamW accepts meta parameters: the operation exists, only the list of devices lacks it."""
+    from torch.optim import optimizer
+
+    known = optimizer._get_fused_kernels_supported_devices
+    put(optimizer, "_get_fused_kernels_supported_devices", lambda: [*known(), "meta"])
+
+
+def _masks(put: Put, *, padded: bool) -> None:
+    """Whether every token counts is a question about numbers, which meta tensors do not have."""
+    from transformers import masking_utils
+
+    put(masking_utils, "fast_all", lambda mask: not padded)
+
+
+def _autocast_state(put: Put) -> None:
+    """Whoever asks whether meta is under autocast gets CUDA's answer (`MetaAutocast` sets it); torch knows no meta."""
+    for name in ("is_autocast_enabled", "get_autocast_dtype"):
+        real = getattr(torch, name)
+
+        def answer(*device, real=real):
+            return real(*("cuda" if name == "meta" else name for name in device))
+
+        put(torch, name, answer)
+
+
+def _bitsandbytes(put: Put) -> None:
+    """4-bit products as `backends/cuda/ops.py` computes them above 1,536 tokens; paged states outside the books."""
+    from bitsandbytes import functional
+
+    put(torch.ops.bitsandbytes, "gemm_4bit", SimpleNamespace(default=gemm_4bit))
+    put(functional, "get_paged", _paged)
+    put(functional, "fill", lambda *_, **__: None)
+    put(functional, "prefetch_tensor", lambda *_, **__: None)
+
+
+def gemm_4bit(A, B, shapeB, absmax, blocksize, quant_type, bias=None, absmax_8bit=None, absmax_code=None, absmax_offset=None):
+    """bitsandbytes' `_dequant_linear_fallback`: both absmax arrays stay until the product is done.
+
+    For fewer tokens a CUDA kernel may take its place, depending on GPU and shape; it needs no dequantized weight.
+    """
+    with torch._C.DisableTorchFunctionSubclass():
+        if absmax_8bit is not None:
+            restored = torch.empty_like(absmax_8bit, dtype=torch.float32)
+            absmax = restored + absmax_offset
+        weight = torch.empty(tuple(shapeB), dtype=A.dtype, device=A.device)
+        return torch.ops.aten.linear.default(A, weight, bias)
+
+
+def _paged(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Managed memory is not the CUDA allocator's."""
+    with _disable_current_modes():
+        return torch.empty(shape, dtype=dtype, device=device)
+
+
+def _fused_head(put: Put) -> None:
+    """TRL's fused LM head: its Triton kernels work inside the tile and allocate nothing; all tokens carry loss."""
+    from torch.fx.experimental import _config
+    from trl.kernels import chunked_logprob
+    from trl.trainer import utils
+
+    put(chunked_logprob, "_forward_tile", lambda *_, **__: None)
+    put(chunked_logprob, "_backward_tile", lambda *_, **__: None)
+    put(chunked_logprob, "_addmm_fp32", lambda total, a, b: None)  # on CUDA addmm writes float32 sums in place
+    put(utils, "_use_triton", lambda device: True)  # only the tokens that carry loss enter the head
+    put(_config, "meta_nonzero_assume_all_nonzero", True)
