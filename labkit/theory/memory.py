@@ -65,7 +65,7 @@ def predict(shape: ModelShape, method: Method, step: Step) -> Prediction:
     """Predict the peak GPU memory of one training step.
 
     Raises:
-        LabError: a selected layer that the model does not have, or autocast over a float32 base (not treated).
+        LabError: a selected layer that the model does not have, or autocast over a base that is not bfloat16.
     """
     passed = moments(shape, method, step)
     phases = {phase: max(sum(held.values()) for name, held in passed if name == phase) for phase in PHASES}
@@ -94,12 +94,13 @@ def gpu_capacity() -> int | None:
 
 
 def check_settings(shape: ModelShape, method: Method) -> None:
+    """Refuse what neither the closed form nor the dry run treats; see `predict`."""
     if method.layers and method.layers[-1] >= shape.n_layers:
         rule = f"{shape.name} has the layers 0 to {shape.n_layers - 1}"
         raise LabError(f"layers={method.layers}", rule, "name layers that exist")
-    if method.uses_adapters and method.adapter_dtype == "autocast" and method.dtype == "float32":
-        rule = "autocast over a float32 base keeps a second, 16-bit copy of it and is not treated here"
-        raise LabError("adapter_dtype='autocast' with dtype='float32'", rule, "load the base in bfloat16")
+    if method.uses_adapters and method.adapter_dtype == "autocast" and method.dtype != "bfloat16":
+        rule = f"bf16 autocast over a {method.dtype} base keeps a second copy of it and is not treated here"
+        raise LabError(f"adapter_dtype='autocast' with dtype={method.dtype!r}", rule, "load the base in bfloat16")
 
 
 # --- what is resident: exact -----------------------------------------------------------------------------------------

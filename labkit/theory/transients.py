@@ -20,13 +20,14 @@ def logit_bytes(shape: ModelShape, method: Method, step: Step, *, backward: bool
     ``full`` (transformers), per token: logits e V, their float32 copy 4V and log-softmax 4V in the forward pass; in the
     backward pass log-softmax 4V, its incoming gradient 4V and its outgoing one 4V, so 12V, plus the logits e V if the
     caller keeps them. ``chunked``: 8V and 12V for 256 tokens. ``fused``: one tile of TRL 1.16's
-    `ChunkedLogProbFunction` (min(N, 4,096) tokens by 32,768 columns, in the compute type), in both passes; assumed are
+    `ChunkedLogProbFunction` (min(N, 4,096) tokens by 32,768 columns, however small V is, in the compute type), in both
+    passes; assumed are
     its Triton kernels, which work inside the tile (the torch fallback off CUDA makes several float32 copies of it),
     and that every token carries loss (it skips masked ones).
     """
     e, vocab = act.compute_bytes(method), shape.vocab_size
     if step.loss == "fused":
-        return e * min(step.tokens, FUSED_TOKENS) * min(vocab, FUSED_VOCAB)
+        return e * min(step.tokens, FUSED_TOKENS) * FUSED_VOCAB
     tokens = min(step.tokens, CHUNK_TOKENS) if step.loss == "chunked" else step.tokens
     if not backward:
         return tokens * vocab * (8 + (e if e < 4 and step.loss == "full" else 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from labkit.theory.memory import COMPONENTS, PHASES, check_settings
 from labkit.theory.transients import CHUNK_TOKENS, FUSED_VOCAB
 from labkit.training import meta_model
 from labkit.training.autocast import MetaAutocast
-from labkit.training.ledger import Entry
+from labkit.training.ledger import Entry, Ledger
 from labkit.training.loading import quiet
 from labkit.training.meta_kernels import MetaLedger, as_on_cuda
 
@@ -57,13 +58,15 @@ def trace(shape: ModelShape, method: Method, step: Step) -> DryRun:
         LabError: what `labkit.theory.memory.predict` refuses; a block size that transformers cannot load.
     """
     check_settings(shape, method)
-    model = meta_model.build(shape, method, step)
-    trained, total = meta_model.count(model)
-    with as_on_cuda(padded=step.padded):
-        ledger = _traced(model, shape, method, step)
+    with as_on_cuda(method, step):
+        model = meta_model.build(shape, method, step)
+        trained, total = meta_model.count(model)
+        ledger = book_step(model, method, step, MetaLedger())
     loaded = sum(entry.size_bytes for entry in ledger.entries if entry.kind in COMPONENTS[:3])
     static = loaded + sum(entry.size_bytes for entry in ledger.entries if entry.kind == "optimizer_states")
     phases = {"load": loaded} | _phase_peaks(ledger)
+    peak = ledger.curve.index(ledger.peak_bytes)
+    widths = {shape.vocab_size} | ({FUSED_VOCAB} if step.loss == "fused" else set())
     return DryRun(
         settings={"model": shape.name, "method": asdict(method), "step": asdict(step)},
         trainable_params=trained,
@@ -71,15 +74,14 @@ def trace(shape: ModelShape, method: Method, step: Step) -> DryRun:
         static_bytes=static,
         peak_allocated_bytes=max(phases.values()),
         peak_phase=max(PHASES, key=phases.get),
-        peak_operation=_operation(ledger),
-        components=_components(ledger, shape, step),
+        peak_operation=_operation(ledger, peak),
+        components=_components(ledger, peak, widths=widths),
         phases=phases,
     )
 
 
-def _traced(model: torch.nn.Module, shape: ModelShape, method: Method, step: Step) -> MetaLedger:
-    """The ledger of one step."""
-    ledger = MetaLedger()
+def book_step(model: torch.nn.Module, method: Method, step: Step, ledger: Ledger) -> Ledger:
+    """Run one step in a steady state under ``ledger``, which holds the model and the optimizer's states before it."""
     ledger.add(meta_model.quantization_constants(model), "quantization_constants")
     held = [*model.parameters(), *model.buffers()]
     adapters = [parameter for parameter in held if parameter.requires_grad and method.uses_adapters]
@@ -90,7 +92,7 @@ def _traced(model: torch.nn.Module, shape: ModelShape, method: Method, step: Ste
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(lambda trained: ledger.mark_gradient(trained.grad))
-    batch = _batch(step)
+    batch = _batch(step, device=held[0].device)
     ledger.add(batch.values(), "temporary")
     gc.collect()  # a storage in a cycle would be released at some later moment
     with quiet(), ledger:
@@ -98,15 +100,18 @@ def _traced(model: torch.nn.Module, shape: ModelShape, method: Method, step: Ste
     return ledger
 
 
-def _batch(step: Step) -> dict[str, torch.Tensor]:
-    ids = torch.zeros(step.batch, step.seq_len, dtype=torch.long, device="meta")
-    return {"input_ids": ids, "labels": torch.zeros_like(ids), "attention_mask": torch.ones_like(ids)}
+def _batch(step: Step, *, device: torch.device) -> dict[str, torch.Tensor]:
+    ids = torch.zeros(step.batch, step.seq_len, dtype=torch.long, device=device)
+    seen = torch.ones_like(ids)
+    if step.padded:
+        seen[0, -1] = 0
+    return {"input_ids": ids, "labels": torch.zeros_like(ids), "attention_mask": seen}
 
 
 def _run(model, optimizer, batch: dict, method: Method, step: Step, *, mark: Callable[[str], None]) -> None:
     """Forward pass and loss, backward pass, update."""
     mark("forward")
-    region = MetaAutocast() if autocast(method) else torch.enable_grad()
+    region = MetaAutocast() if autocast(method) else nullcontext()
     with region:
         loss, output = _loss(model, batch, method, step)
     if not step.keep_logits:
@@ -152,20 +157,14 @@ def _phase_peaks(ledger: MetaLedger) -> dict[str, int]:
     return {phase: max(ledger.curve[first : last + 1]) for phase, first, last in spans}
 
 
-def _peak_index(ledger: MetaLedger) -> int:
-    return ledger.curve.index(ledger.peak_bytes)
+def _operation(ledger: MetaLedger, peak: int) -> str:
+    made = [entry for entry in ledger.entries if entry.since == peak and entry.operation]
+    return f"{made[-1].operation} {list(made[-1].shape)}" if made else "none: what is there when the step begins"
 
 
-def _operation(ledger: MetaLedger) -> str:
-    made = [entry for entry in ledger.entries if entry.since == _peak_index(ledger)]
-    entry = made[-1]
-    return f"{entry.operation} {list(entry.shape)}" if entry.operation else "none: what is resident"
-
-
-def _components(ledger: MetaLedger, shape: ModelShape, step: Step) -> dict[str, int]:
-    """Bytes at the peak by component."""
-    peak, sizes = _peak_index(ledger), dict.fromkeys(COMPONENTS, 0)
-    widths = {shape.vocab_size} | ({FUSED_VOCAB} if step.loss == "fused" else set())
+def _components(ledger: MetaLedger, peak: int, *, widths: set[int]) -> dict[str, int]:
+    """Bytes at the peak by component; ``widths`` are those of logits."""
+    sizes = dict.fromkeys(COMPONENTS, 0)
     for entry in ledger.entries:
         if entry.held_at(peak):
             sizes[_component(entry, peak, widths, ledger.starts)] += entry.size_bytes

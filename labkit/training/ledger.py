@@ -118,13 +118,16 @@ class Ledger(TorchDispatchMode):
         """Note that this tensor is a parameter's gradient from now on."""
         self._held[gradient.untyped_storage()._cdata].gradient_since = len(self.curve) - 1
 
+    def _recorded(self) -> bool:
+        return torch.is_grad_enabled()
+
     def _book(self, tensor: torch.Tensor, kind: str = "") -> None:
         storage = tensor.untyped_storage()
         if storage._cdata in self._held or self._device not in (None, tensor.device.type):
             return
         phase, since = next(reversed(self.starts), ""), len(self.curve) if self._open else 0
-        shape, recorded = tuple(tensor.shape), torch.is_grad_enabled()
-        entry = Entry(storage.nbytes(), kind, self._operation, shape, phase, recorded, since)
+        shape = tuple(tensor.shape)
+        entry = Entry(storage.nbytes(), kind, self._operation, shape, phase, self._recorded(), since)
         self._held[storage._cdata] = entry
         self.entries.append(entry)
         weakref.finalize(storage, self._release, storage._cdata).atexit = False

@@ -8,7 +8,6 @@ numbers. Nothing else of transformers, peft, trl or bitsandbytes is replaced.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from labkit.models.methods import Method, Step
 from labkit.training.autocast import MetaAutocast
 from labkit.training.ledger import Ledger
 
@@ -23,14 +23,31 @@ FUNCTIONAL = torch.nn.functional
 MASK_ALIGNMENT = 8  # CUDA's memory-efficient attention pads a mask's rows to this many elements
 
 
+class Recomputation:
+    """``with Recomputation(): ...`` is a forward pass that checkpointing runs again."""
+
+    active = False
+
+    def __enter__(self) -> None:
+        Recomputation.active = True
+
+    def __exit__(self, *error: Any) -> None:
+        Recomputation.active = False
+
+
 class MetaLedger(Ledger):
     """A ledger of meta tensors that also books the one large scratch tensor of CUDA's kernels.
+
+    Its entries are ``recorded`` if a forward pass made them, inside bitsandbytes' own functions too.
 
     CUDA's softmax backward multiplies gradient and output into a tensor of its own (ATen, `softmax_backward_cuda_out`).
     """
 
     def __init__(self) -> None:
         super().__init__(device="meta")
+
+    def _recorded(self) -> bool:
+        return "backward" not in self.starts or Recomputation.active
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         scratch = None
@@ -44,22 +61,18 @@ class MetaLedger(Ledger):
 
 
 @contextlib.contextmanager
-def as_on_cuda(*, padded: bool) -> Iterator[None]:
-    """Inside the block, steps on meta tensors take the paths that they take on CUDA.
-
-    Args:
-        padded: what transformers finds when it asks whether an attention mask hides anything.
-    """
+def as_on_cuda(method: Method, step: Step) -> Iterator[None]:
+    """Inside the block, models on meta are built and trained along the paths that they take on CUDA."""
     with contextlib.ExitStack() as stack:
         put = _putter(stack)
         put(FUNCTIONAL, "scaled_dot_product_attention", attention)
         put(FUNCTIONAL, "dropout", dropout)
         _fused_optimizers(put)
-        _masks(put, padded=padded)
+        _masks(put, padded=step.padded)
         _autocast_state(put)
-        if "bitsandbytes" in sys.modules:
+        if method.quantized or "8bit" in step.optimizer:
             _bitsandbytes(put)
-        if "trl.trainer.utils" in sys.modules:
+        if step.loss == "fused":
             _fused_head(put)
         yield
 
@@ -78,17 +91,21 @@ def _putter(stack: contextlib.ExitStack) -> Put:
 def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
     """Fused attention: keeps queries, keys, values, output and logsumexp; no score matrix.
 
-    On meta PyTorch would choose the plain formula. The CPU's fused kernel keeps what CUDA's keep. A boolean mask becomes
-    a float one, as in ATen's `convert_boolean_attn_mask`, with rows of a multiple of 8.
+    On meta PyTorch would choose the plain formula. The CPU's fused kernel keeps what CUDA's keep.
     """
     if MetaAutocast.active:
         query, key, value = map(MetaAutocast.active.lowered, (query, key, value))
-    if attn_mask is not None:
-        attn_mask = torch.where(attn_mask, 0.0, -torch.inf).to(query.dtype) if attn_mask.dtype == torch.bool else attn_mask
-        if missing := -attn_mask.shape[-1] % MASK_ALIGNMENT:
-            attn_mask = FUNCTIONAL.pad(attn_mask, (0, missing))[..., :-missing]
+    mask = None if attn_mask is None else additive_mask(attn_mask, query.dtype)
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return flash(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+    return flash(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)[0]
+
+
+def additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A boolean mask as ATen makes it (`convert_boolean_attn_mask`), its rows padded to a multiple of 8."""
+    if mask.dtype == torch.bool:
+        mask = torch.where(mask, 0.0, -torch.inf).to(dtype)
+    missing = -mask.shape[-1] % MASK_ALIGNMENT
+    return FUNCTIONAL.pad(mask, (0, missing))[..., :-missing] if missing else mask
 
 
 def dropout(input, p=0.5, training=True, inplace=False):
@@ -125,30 +142,37 @@ def _autocast_state(put: Put) -> None:
 def _bitsandbytes(put: Put) -> None:
     """4-bit products as `backends/cuda/ops.py` computes them above 1,536 tokens; paged states outside the books."""
     from bitsandbytes import functional
+    from bitsandbytes.nn import Params4bit
 
+    put(Params4bit, "__deepcopy__", lambda weight, memo: weight.to("meta"))  # its own begins with a CPU tensor
     put(torch.ops.bitsandbytes, "gemm_4bit", SimpleNamespace(default=gemm_4bit))
+    put(functional, "name2qmap", {})  # bitsandbytes keeps code tables; meta ones must not be found by a real run
+    put(functional.GlobalPageManager.get_instance(), "paged_tensors", [])
     put(functional, "get_paged", _paged)
     put(functional, "fill", lambda *_, **__: None)
     put(functional, "prefetch_tensor", lambda *_, **__: None)
 
 
-def gemm_4bit(A, B, shapeB, absmax, blocksize, quant_type, bias=None, absmax_8bit=None, absmax_code=None, absmax_offset=None):
+def gemm_4bit(inputs, packed, shape, absmax, block_size, code, bias=None, absmax_8bit=None, **second_level):
     """bitsandbytes' `_dequant_linear_fallback`: both absmax arrays stay until the product is done.
 
     For fewer tokens a CUDA kernel may take its place, depending on GPU and shape; it needs no dequantized weight.
     """
     with torch._C.DisableTorchFunctionSubclass():
+        held = []
         if absmax_8bit is not None:
-            restored = torch.empty_like(absmax_8bit, dtype=torch.float32)
-            absmax = restored + absmax_offset
-        weight = torch.empty(tuple(shapeB), dtype=A.dtype, device=A.device)
-        return torch.ops.aten.linear.default(A, weight, bias)
+            held.append(torch.empty_like(absmax_8bit, dtype=torch.float32))
+            held.append(held[0] + second_level["absmax_offset"])
+        weight = torch.empty(tuple(shape), dtype=inputs.dtype, device=inputs.device)
+        return torch.ops.aten.linear.default(inputs, weight, bias)
 
 
 def _paged(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Managed memory is not the CUDA allocator's."""
+    """Managed memory is not the CUDA allocator's; bitsandbytes marks such a tensor itself."""
     with _disable_current_modes():
-        return torch.empty(shape, dtype=dtype, device=device)
+        states = torch.empty(shape, dtype=dtype, device=device)
+    states.is_paged = True
+    return states
 
 
 def _fused_head(put: Put) -> None:

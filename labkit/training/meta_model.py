@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,18 +14,22 @@ from labkit.theory.activations import autocast
 from labkit.training.autocast import MetaAutocast
 from labkit.training.ledger import add_adapters, random_model
 from labkit.training.loading import bnb_config, quiet
+from labkit.training.meta_kernels import Recomputation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def build(shape: ModelShape, method: Method, step: Step) -> torch.nn.Module:
-    """The model of this shape, ready to train by this method, on ``meta``.
+def build(shape: ModelShape, method: Method, step: Step, *, device: str = "meta") -> torch.nn.Module:
+    """The model of this shape, ready to train by this method.
+
+    Args:
+        device: ``meta``, or ``cpu`` for a real one with random weights (not for a 4-bit base).
 
     Raises:
         LabError: a block size that transformers cannot load.
     """
-    model = random_model(shape, dtype=method.dtype, device="meta", attention=step.attention)
+    model = random_model(shape, dtype=method.dtype, device=device, attention=step.attention)
     if method.quantized:
         quantize(model, method)
     if step.loss == "fused":
@@ -62,7 +66,9 @@ def quantize(model: PreTrainedModel, method: Method) -> None:
 
 def quantized_linears(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """bitsandbytes' 4-bit linears in the model."""
-    return (module for module in model.modules() if type(module).__name__ == "Linear4bit" and hasattr(module, "quant_state"))
+    from bitsandbytes.nn import Linear4bit
+
+    return (module for module in model.modules() if isinstance(module, Linear4bit))
 
 
 def quantization_constants(model: torch.nn.Module) -> Iterator[torch.Tensor]:
@@ -99,8 +105,13 @@ def checkpointed(model: torch.nn.Module, method: Method) -> torch.nn.Module:
 
 def recomputing(method: Method) -> dict:
     """Options of ``torch.utils.checkpoint`` for this method."""
-    contexts = {"context_fn": lambda: (nullcontext(), MetaAutocast())} if autocast(method) else {}
-    return {"use_reentrant": False, **contexts}
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        with Recomputation(), MetaAutocast() if autocast(method) else nullcontext():
+            yield
+
+    return {"use_reentrant": False, "context_fn": lambda: (nullcontext(), again())}
 
 
 def make_optimizer(model: torch.nn.Module, name: str) -> torch.optim.Optimizer:
@@ -116,14 +127,18 @@ def make_optimizer(model: torch.nn.Module, name: str) -> torch.optim.Optimizer:
 
 
 def optimizer_states(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    """Make and list the states: one update with empty gradients, so that the traced step is a later one."""
+    """Make and list the states: one update with empty gradients, so that the traced step is a later one.
+
+    Paged ones are left out: they live in managed memory, outside the CUDA allocator.
+    """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.empty_like(parameter)
     optimizer.step()
     optimizer.zero_grad()
     for state in optimizer.state.values():
-        yield from (tensor for tensor in state.values() if isinstance(tensor, torch.Tensor))
+        tensors = [tensor for tensor in state.values() if isinstance(tensor, torch.Tensor)]
+        yield from (tensor for tensor in tensors if not getattr(tensor, "is_paged", False))
 
 
 def count(model: torch.nn.Module) -> tuple[int, int]:
@@ -131,4 +146,3 @@ def count(model: torch.nn.Module) -> tuple[int, int]:
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     packed = {id(linear.weight): linear.weight.quant_state.shape.numel() for linear in quantized_linears(model)}
     return trained, sum(packed.get(id(parameter), parameter.numel()) for parameter in model.parameters())
-
