@@ -254,7 +254,7 @@ def _loss_backward(shape: ModelShape, method: Method, step: Step) -> list[dict[s
 
 
 def _layers_backward(shape: ModelShape, method: Method, step: Step) -> list[dict[str, int]]:
-    """Inside the top layer (all activations, few gradients) and inside the lowest (the reverse).
+    """Inside the top layer (all activations, few gradients), inside the lowest (the reverse), and at its first norm.
 
     The LM head's gradient waits for the embedding's if the two are tied: it is temporary until they are added.
     """
@@ -267,9 +267,12 @@ def _layers_backward(shape: ModelShape, method: Method, step: Step) -> list[dict
     top = {"gradients": done, "activations": saved + again, "temporary": flight + waiting}
     lowest = 0 if step.checkpointing else min(method.layers, default=0)
     one, flight, own = _layer_backward(shape, method, step, lowest)
-    gradients = _bytes(trainable_tensors(shape, method)) - matrix - own
-    kept = one + (residual if step.checkpointing else 0)
-    return [top, {"gradients": gradients, "activations": kept, "temporary": flight + waiting}]
+    gradients = _bytes(trainable_tensors(shape, method)) - matrix
+    kept = one + (residual if step.checkpointing else 0) + act.mask_bytes(method, step)
+    bottom = {"gradients": gradients - own, "activations": kept, "temporary": flight + waiting}
+    norm = step.tokens * 4 * shape.hidden_size + (residual if step.checkpointing else 0)
+    last = {"gradients": gradients, "activations": norm + act.mask_bytes(method, step)}
+    return [top, bottom, last | {"temporary": moving.norm_gradient_bytes(shape, method, step) + waiting}]
 
 
 def _layer_backward(shape: ModelShape, method: Method, step: Step, layer: int) -> tuple[int, int, int]:

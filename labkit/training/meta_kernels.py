@@ -67,6 +67,7 @@ def as_on_cuda(method: Method, step: Step) -> Iterator[None]:
         put = _putter(stack)
         put(FUNCTIONAL, "scaled_dot_product_attention", attention)
         put(FUNCTIONAL, "dropout", dropout)
+        put(FUNCTIONAL, "softmax", softmax)
         _fused_optimizers(put)
         _masks(put, padded=step.padded)
         _autocast_state(put)
@@ -111,6 +112,12 @@ def additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def dropout(input, p=0.5, training=True, inplace=False):
     """CUDA's fused dropout, which keeps a one-byte mask; other devices keep the noise, as large as the input."""
     return torch.native_dropout(input, p, True)[0] if training and 0 < p < 1 else input
+
+
+def softmax(input, dim=None, _stacklevel=3, dtype=None):
+    """CUDA's kernel reads float16 and writes float32; every other pair of types is cast first (ATen, `softmax`)."""
+    inside = input.dtype == torch.float16 and dtype == torch.float32
+    return torch.ops.aten._softmax(input, dim, True) if inside else torch.softmax(input, dim, dtype=dtype)
 
 
 def _fused_optimizers(put: Put) -> None:

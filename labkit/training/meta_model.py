@@ -88,11 +88,16 @@ def freeze_all_but(model: torch.nn.Module, layers: tuple[int, ...]) -> None:
 
 
 def cast_adapters(model: torch.nn.Module, method: Method) -> None:
-    """bf16 adapters where the method asks for them and PEFT left float32; DoRA's magnitude stays on a 4-bit base."""
+    """Half-precision adapters where the method asks for them: PEFT casts to the base's type, which it skips on meta.
+
+    On a 4-bit base TRL casts to bf16, and leaves DoRA's magnitude as it is.
+    """
+    half = not method.quantized and method.dtype != "float32"
+    dtype = getattr(torch, method.dtype) if half else torch.bfloat16
     for name, parameter in model.named_parameters():
         stays = method.quantized and "magnitude" in name
         if parameter.requires_grad and method.adapter_dtype == "bfloat16" and not stays:
-            parameter.data = parameter.data.to(torch.bfloat16)
+            parameter.data = parameter.data.to(dtype)
 
 
 def checkpointed(model: torch.nn.Module, method: Method) -> torch.nn.Module:
