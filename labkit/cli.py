@@ -143,13 +143,19 @@ def run(
 
 @app.command()
 @takes_step_flags
-def memory(asked: Asked, as_json: JsonFlag = False) -> None:
+def memory(
+    asked: Asked,
+    gpu: Annotated[float | None, typer.Option(help="GiB of a GPU: does it fit, and if not, what would help?")] = None,
+    as_json: JsonFlag = False,
+) -> None:
     """Predict the peak memory of one training step in closed form, by component and phase."""
+    from labkit.page.memory_advice import answer_columns, answer_line, answer_rows, gpu_answer
     from labkit.theory.memory import predict
 
     prediction = predict(asked.shape, asked.method, asked.step)
+    answer = {} if gpu is None else gpu_answer(asked.shape, asked.method, asked.step, gpu_gib=gpu)
     if as_json:
-        _print_json(asdict(prediction))
+        _print_json(asdict(prediction) | answer)
         return
     rows = [(name, f"{n_bytes:,}", _gib(n_bytes)) for name, n_bytes in prediction.components.items() if n_bytes]
     peak = prediction.peak_allocated_bytes
@@ -160,6 +166,32 @@ def memory(asked: Asked, as_json: JsonFlag = False) -> None:
     _print_table("peak of each phase", ("phase", "bytes", "GiB"), phases)
     out.print(f"trainable {prediction.trainable_params:,} of {prediction.total_params:,} parameters")
     out.print("Not included: CUDA context, cuBLAS workspaces, and what the allocator reserves without using it.")
+    if answer:
+        out.print(_escape(answer_line(answer)))
+    if answer.get("changes"):
+        _print_table("", answer_columns(), answer_rows(answer))
+
+
+@app.command()
+def lecture(
+    topic: Annotated[str | None, typer.Option(help="memory, lora, nf4, training, dora or spectrum.")] = None,
+    lesson: Annotated[str | None, typer.Option(help="Only what a lesson treats, e.g. 01.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """The lecture's claims, each against a recomputed or measured value, with a verdict and a source."""
+    from labkit.page.lecture import cells, columns, ledger, summary
+
+    rows = ledger(topic=topic, lesson=lesson and lesson.zfill(2))
+    if as_json:
+        _print_json([asdict(row) for row in rows])
+        return
+    table = Table(show_lines=True)
+    for head, ratio in zip(columns(), (3, 5, 2, 3), strict=True):
+        table.add_column(head, ratio=ratio, overflow="fold")  # Chinese has no blanks to break at
+    for row in rows:
+        table.add_row(*map(_escape, cells(row)))
+    out.print(table)
+    out.print(summary(rows))
 
 
 @app.command()
@@ -192,6 +224,9 @@ def sft(
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank; alpha keeps its ratio to it unless given.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Numerator of the scale alpha/rank.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows per forward pass.")] = None,
+    accumulation: Annotated[int | None, typer.Option(help="Forward passes per optimizer step.")] = None,
+    seq_len: Annotated[int | None, typer.Option(help="Tokens per row at most; longer rows are refused.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     data: Annotated[str | None, typer.Option(help="book, a public set's name, or a JSONL file.")] = None,
     seed: Annotated[int, typer.Option(help="Seeds init, dropout and order.")] = 0,
@@ -202,7 +237,8 @@ def sft(
     from labkit.models.profiles import current_profile
     from labkit.training.run import run_sft
 
-    asked = {"steps": steps, "rank": rank, "alpha": alpha, "learning_rate": learning_rate, "data": data}
+    asked = {"steps": steps, "rank": rank, "alpha": alpha, "batch": batch, "accumulation": accumulation}
+    asked |= {"seq_len": seq_len, "learning_rate": learning_rate, "data": data}
     changes = {name: value for name, value in asked.items() if value is not None}
     say = (lambda *_: None) if as_json else _say_event
     record = run_sft(current_profile(profile), folder, seed=seed, force=force, on_event=say, bar=not as_json, **changes)
@@ -240,7 +276,7 @@ def _print_json(value: Any) -> None:
 
 
 def _print_table(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(*columns, title=title or None, title_justify="left")
     for row in rows:
         table.add_row(*map(str, row))
     out.print(table)

@@ -74,14 +74,19 @@ def _no_cuda(profile: Profile, version: str) -> Finding:
 
 
 def _gpu_room(profile: Profile, found: str, free_bytes: int) -> Finding:
-    """Hold the predicted peak of a training step against the free memory."""
+    """Hold the predicted peak of a training step, and the usual reserve, against the free memory."""
+    from labkit.theory.fitting import GIB, OF_A_RUN, RESERVE_GIB, ways_to_fit
     from labkit.theory.memory import predict
 
-    needed = predict(shape_of(profile.model), settled_method(profile), profile.step).peak_allocated_bytes
-    found += f"; a training step is predicted to peak at {needed / 2**30:.1f} GiB"
-    if needed <= free_bytes:
+    setting = (shape_of(profile.model), settled_method(profile), profile.step)
+    needed, room = predict(*setting).peak_allocated_bytes, int(free_bytes - RESERVE_GIB * GIB)
+    found += f"; a training step is predicted to peak at {needed / GIB:.1f} GiB"
+    if needed <= room:
         return Finding("gpu", "ok", found)
-    fix = "stop what else uses the GPU (nvidia-smi), or train with a smaller batch or seq_len"
+    ways = ways_to_fit(*setting, room_bytes=room, limit=1, only=OF_A_RUN)
+    changes = ways[0].changes if ways else ()
+    remedy = " and ".join(f"{change.what[0]} ({change.price[0]})" for change in changes) or "a smaller model"
+    fix = f"stop what else uses the GPU (nvidia-smi), or train with {remedy}; {RESERVE_GIB:g} GiB should stay free"
     return Finding("gpu", "fail", found, fix)
 
 

@@ -250,13 +250,17 @@ print(f"{card_bytes / 1e9:.2f} GB = {card_bytes / 2**30:.2f} GiB, ratio {2**30 /
 ## 6. Exercises
 
 Write your answer where the placeholder stands and run the cell. `check` answers at once: right, wrong with the reason, or not attempted. It also prints a **record**, one line of JSON with your value, a hash of the cell and the versions in use; when you hand in the executed notebook, records are what a grader reads, and nobody has to run your code. `hint("q0_1")` gives a first hint; ask again for a stronger one, three in all.
+
+Some lessons have sliders that move without a kernel, in an exported page too. Nobody reads them: an answer is always typed in a cell.
 """
 
-# %% [markdown] tags=["zh", "of-e316c971"]
+# %% [markdown] tags=["zh", "of-698f7072"]
 """
 ## 6. 练习
 
 在占位处写下答案，然后运行单元格。`check` 会立刻回答：正确、错误（附原因）或还没有作答。它还会打印一条**记录**：一行 JSON，包含你的数值、单元格的哈希和所用版本。提交运行过的 notebook 时，老师读的就是这些记录，不需要运行你的代码。`hint("q0_1")` 给出第一条提示；再问一次，提示更明确，一共三级。
+
+有些章节带滑块，不需要内核就能拖动，导出的网页里也可以。但没有人会读取滑块的位置：答案一律写在代码单元格里。
 """
 
 # %% [markdown] tags=["en"]

@@ -767,43 +767,51 @@ for shape in (small, large):
 # %% [markdown] tags=["en"]
 """
 "QLoRA halves everything": on 8B in the first column it more than halves LoRA (18.95 to 8.64 GB); on 1.7B in the last one it saves 12 % (17.40 to 15.31 GB), because activations and logits were never quantized.
-
-Where the lecture's table stands:
-
-| the lecture (Qwen3-8B) | what comes out here |
-|---|---|
-| full: about 100 GB, impossible on one A100-80G | 98.3 GB is the 12-byte convention. With bf16 moments 65.5 GB, under 80 GiB by prediction; with float32 everywhere 131 GB |
-| LoRA r=32: about 40M parameters, 80 MB, optimizer 320 MB | 87,293,952 parameters; in float32 349 MB, AdamW 698 MB. 43.6M is rank 16 |
-| QLoRA: the model loads in 5 GB | 6.07 GB; 8.56 GB after k-bit preparation |
-| totals of about 20 GB and 10 GB | plausible *with checkpointing* at batch 1 and 2,048 tokens: 18.95 to 21.80 and 8.64 to 11.49 GB. Without it: 42 to 46 and 32 to 35 GB |
-| the optimizer is the largest part | in full fine-tuning. With LoRA it is 4 %, and the frozen weights are the largest part |
-| QLoRA: "a T4 with 16 GB just about copes" | 8.05 GiB leave room; a T4's real problem is that it has no bfloat16 units (lesson 04) |
 """
 
-# %% [markdown] tags=["zh", "of-28b3c967"]
+# %% [markdown] tags=["zh", "of-bc1b2e43"]
 """
 “QLoRA 让一切减半”：8B 的第一列确实不止减半（18.95 → 8.64 GB）；但 1.7B 的最后一列只省了 12%（17.40 → 15.31 GB），因为激活值和 logits 从来没有被量化。
-
-讲义的表该怎么看：
-
-| 讲义（Qwen3-8B） | 本节的结果 |
-|---|---|
-| 全参数约 100 GB，一张 A100-80G 不可能 | 98.3 GB 是 12 字节的口径。动量和方差用 bf16 是 65.5 GB，预测低于 80 GiB；全部用 fp32 是 131 GB |
-| LoRA r=32：约 40M 参数，80 MB，优化器 320 MB | 87,293,952 个参数；fp32 是 349 MB，AdamW 698 MB。43.6M 是秩 16 |
-| QLoRA：模型加载 5 GB | 6.07 GB；k-bit 准备之后 8.56 GB |
-| 总显存约 20 GB 和约 10 GB | 批大小 1、2,048 个词元、*打开检查点*时说得通：18.95–21.80 GB 和 8.64–11.49 GB。不打开则是 42–46 GB 和 32–35 GB |
-| 优化器是最大的开销 | 全参数微调时是。用 LoRA 时只占 4%，最大的是冻结的权重 |
-| QLoRA：T4 16GB 勉强可用 | 8.05 GiB，绰绰有余；T4 真正的问题是没有 bfloat16 运算单元（第 04 节） |
 """
 
 # %% [markdown] tags=["en"]
 """
-Your turn: change the choice and see what it does to the bar. Any field of `Method` and `Step` may be named. "Fits" leaves 1 GiB for the CUDA context, workspaces and gaps that the allocator cannot use: a rule of thumb, not a measurement.
+The lecture's own figures, one by one: each is quoted, recomputed with the functions of this lesson, and judged by comparing (`labkit lecture` prints the rows of the whole book). A ✓ agrees with the lecture. Look at the rows that are right in one convention only: such a figure is worth nothing without its setting. And one that no total shows: "the optimizer is the largest part" ends with LoRA, where it takes 4 % and the frozen weights most of the rest.
 """
 
-# %% [markdown] tags=["zh", "of-3ec30a9a"]
+# %% [markdown] tags=["zh", "of-d0236898"]
 """
-轮到你了：改一改下面的设置，看条形图怎么变。`Method` 和 `Step` 的任何字段都可以写进来。判断“放得下”时，留出 1 GiB 给 CUDA 上下文、工作区和分配器用不上的空隙：这是经验值，不是实测值。
+讲义里的数字，逐条核对：每条都列出原文、用本节的函数重算的值，以及由比较得出的结论（`labkit lecture` 会列出全书的所有条目）。✓ 表示与讲义相符。请留意那些只“在一种口径下正确”的条目：这样的数字不写明设置就没有意义。还有一条从总数上看不出来：“优化器状态是最大的开销”到了 LoRA 就不成立了，那里它只占 4%，剩下的大半是冻结的权重。
+"""
+
+# %%
+from labkit.page.lecture import show_claims
+
+show_claims(lesson="01")
+
+# %% [markdown] tags=["en"]
+"""
+Now move it. The sliders below compute the same formula in your browser, with no kernel and no network. Change one control at a time and look at two things: the peak in the last row of the table, and the phase that it falls into. Where a step does not fit, the page names the cheapest change that makes it fit, and its price. Start by switching gradient checkpointing off: which part grows? Nothing that you set here is kept or checked. What counts is what you type; the line `choice = dict(…)` under the table is ready to be copied.
+"""
+
+# %% [markdown] tags=["zh", "of-65c12c65"]
+"""
+现在动手调一调。下面的滑块在浏览器里用同一个公式计算，不需要内核，也不需要联网。一次只改一个控件，看两样东西：表格最后一行的峰值，以及峰值落在哪个阶段。放不下时，页面会给出代价最小的改法和它的代价。先把梯度检查点关掉：变大的是哪一部分？在这里的设置不会保存，也不会被检查；算数的是你写在代码里的设置，表格下面那行 `choice = dict(…)` 可以直接复制。
+"""
+
+# %%
+from labkit.page.explorers import memory_explorer
+
+memory_explorer(model="qwen3-8b", kind="qlora", batch=4, seq_len=2048)
+
+# %% [markdown] tags=["en"]
+"""
+The same as a typed choice: change it, or paste yours, and see what it does to the bar. Beyond the sliders, any field of `Method` and `Step` may be named. "Fits" leaves 1 GiB for the CUDA context, workspaces and gaps that the allocator cannot use: a rule of thumb, not a measurement.
+"""
+
+# %% [markdown] tags=["zh", "of-6b4c90b3"]
+"""
+再用代码写出设置：改一改，或者粘贴你复制的那行，看条形图怎么变。除了滑块上有的，`Method` 和 `Step` 的任何字段都可以写进来。判断“放得下”时，留出 1 GiB 给 CUDA 上下文、工作区和分配器用不上的空隙：这是经验值，不是实测值。
 """
 
 # %%

@@ -840,38 +840,27 @@ print(f"new inputs: rank 8 {on_new[tried.index(8)]:.2f}, rank 16 {on_new[tried.i
 # %% [markdown] tags=["en"]
 """
 At rank 48 the adapter is no better on new inputs than no training at all: it has learned the noise. A rank is a capacity, and what it should be depends on the data. The lecture's guide (8–16 for simple tasks, 32 for medium, 64 for complex) is folklore: papers report tasks for which rank 1 suffices (Hu et al. 2021) and others that want 256 (Biderman et al. 2024). Lesson 05 measures it on the course's task, with seeds and intervals.
-
-Where the lecture's LoRA section stands:
-
-| the lecture | what came out here |
-|---|---|
-| rank 32 on all linears of 8B: about 40M parameters | 87,293,952; 43.6M is rank 16 |
-| 4,096 × 4,096: 131,072 = 0.78 %, 524,288 = 3.13 % | right |
-| the update has low rank | its useful part nearly; the update itself has a long tail |
-| A Kaiming-uniform, B zero | right for the code; Gaussian A in the paper |
-| backward only through the LoRA parameters | through every frozen weight; only its own gradient is skipped, about 70 % of the arithmetic remain |
-| A and B stay in FP16 | PEFT keeps them in float32, and float16 fails |
-| alpha = 2r, "recommended by Qwen3" | no such source found; Biderman et al. (2024) recommend it. It turns the same knob as the learning rate |
-| r = 128 to 256 loses the efficiency | at 256, 8.5 % of the 8B model trains |
 """
 
-# %% [markdown] tags=["zh", "of-c440abd2"]
+# %% [markdown] tags=["zh", "of-f12af0e6"]
 """
 到秩 48，适配器在新输入上的表现和完全不训练差不多：它学到的是噪声。秩是一种容量，该取多大取决于数据。讲义的指南（简单任务 8–16，中等 32，复杂 64）只是经验之谈：有论文报告秩 1 就够用的任务（Hu 等，2021），也有论文报告需要 256 的任务（Biderman 等，2024）。第 05 节会在课程任务上实测，带种子和置信区间。
-
-讲义的 LoRA 部分该怎么看：
-
-| 讲义 | 本节的结果 |
-|---|---|
-| 8B 所有线性层秩 32：约 40M 参数 | 87,293,952；43.6M 是秩 16 |
-| 4,096 × 4,096：131,072 = 0.78%，524,288 = 3.13% | 正确 |
-| 权重更新具有低秩结构 | 有用的部分接近低秩；更新量本身有一条长尾 |
-| A 用 Kaiming 均匀分布，B 为零 | 对代码来说正确；论文里 A 是高斯分布 |
-| 反向传播仅经过 LoRA 参数 | 穿过每个冻结的权重；只省掉权重自己的梯度，还剩约 70% 的运算量 |
-| A、B 始终保持 FP16 | PEFT 用 float32；用 float16 会失败 |
-| alpha = 2r，“Qwen3 推荐” | 没有找到这样的出处；推荐它的是 Biderman 等（2024）。它拧的和学习率是同一个旋钮 |
-| r 为 128–256 失去效率优势 | 取 256 时，8B 模型训练 8.5% 的参数 |
 """
+
+# %% [markdown] tags=["en"]
+"""
+Where the lecture's LoRA section stands: its claims, quoted, each with what is recomputed here or published elsewhere. A ✓ agrees with the lecture. Look at the last column where nothing could be computed: "no source found" is not "wrong", it is a claim that you should not repeat.
+"""
+
+# %% [markdown] tags=["zh", "of-552fd61d"]
+"""
+讲义的 LoRA 部分该怎么看：下面逐条列出它的说法，以及本书重算或别处发表的值。✓ 表示与讲义相符。没法计算的条目，请看最后一列：“没有找到出处”不等于“错误”，而是说这句话不该再转述下去。
+"""
+
+# %%
+from labkit.page.lecture import show_claims
+
+show_claims(lesson="02")
 
 # %% [markdown] tags=["en"]
 """

@@ -47,7 +47,7 @@
 **学完之后，你能够**
 
 1. 亲手把一块权重量化成 NF4 并打包，证明 bitsandbytes 存的是完全相同的字节；
-2. 说清 16 个级别从何而来，以及为什么论文的公式 4 得不到它们；
+2. 说清 16 个量化级从何而来，以及为什么论文的公式 4 得不到它们；
 3. 精确计算每个权重占多少比特（有或没有双重量化），并说出哪些参数仍是 16 比特；
 4. 用权重误差、层输出误差和留出集损失比较各种 4 比特编码，并解释三者为什么会不一致；
 5. 判断四个常见说法：NF4 是最优的；模型用 4 比特计算；4 比特就是四分之一显存；量化误差可以靠微调白白补回来。
@@ -62,7 +62,7 @@ The lecture says that NF4 takes the quantiles of a normal distribution as levels
 
 # %% [markdown] tags=["zh", "of-06ed26f4"]
 """
-讲义说：NF4 用正态分布的分位数作为级别，因此误差“在信息论意义上最优”；双重量化还能再省约 0.4 比特。本节把这种格式一直拆到最后一个比特，逐条检验这些说法。先猜三个数，写在 `...` 的位置。
+讲义说：NF4 用正态分布的分位数作为量化级，因此误差“在信息论意义上最优”；双重量化还能再省约 0.4 比特。本节把这种格式一直拆到最后一个比特，逐条检验这些说法。先猜三个数，写在 `...` 的位置。
 
 > **换成 `laptop` 或 `gpu` 会怎样？** 单元格一个字也不用改。权重来自配置的模型：本书自己的小模型、SmolLM2-135M，或者 Qwen3-1.7B-Base。用 `laptop` 时，第 9、10 部分要几分钟而不是几秒；用 `gpu` 时它们在 GPU 上运行，而与 bitsandbytes 的逐位比较仍然用它的 CPU 代码。
 """
@@ -78,25 +78,38 @@ labkit.predict("p3_3", ..., unit="bits of 4")  # entropy of the indices: how eve
 """
 ## 1. Even steps waste themselves on a bell curve
 
-Load the pretrained model in its full precision and take one weight matrix from the middle. Look at the largest weight in units of the standard deviation: in a normal sample of this size it is between 4 and 6.
+First the pieces of `labkit` that this lesson builds by hand before it uses them. Then load the pretrained model in its full precision and take one weight matrix from the middle. Look at the largest weight in units of the standard deviation: in a normal sample of this size it is between 4 and 6.
 """
 
-# %% [markdown] tags=["zh", "of-ea2bcc9a"]
+# %% [markdown] tags=["zh", "of-1db39909"]
 """
-## 1. 等距的级别浪费在钟形曲线上
+## 1. 等距的量化级浪费在钟形曲线上
 
-用完整精度加载预训练模型，从中间取一个权重矩阵。请看最大的权重是标准差的几倍：这么大的正态样本，应在 4 到 6 之间。
+先导入 `labkit` 里的部件，本节都会先手工搭一遍再使用。然后用完整精度加载预训练模型，从中间取一个权重矩阵。请看最大的权重是标准差的几倍：这么大的正态样本，应在 4 到 6 之间。
 """
 
 # %%
 from dataclasses import replace
 
 import torch
+from scipy.stats import shapiro
+from torch.special import ndtri
 
 from labkit.models.profiles import settled_method
+from labkit.models.shapes import shape_of
 from labkit.models.weights import locate
-from labkit.training.fakequant import decoder_linears
+from labkit.page.code_figures import error_figure, levels_figure, qq_figure, view
+from labkit.page.widgets import tensor_widget
+from labkit.paths import data_folder
+from labkit.theory.codes import CODES, dynamic_map, entropy_bits, equation_4, normal_error, normal_map, normal_usage
+from labkit.theory.nf4 import bits_per_weight, dequantize, double_quantize, pack, quantize, relative_error, restore
+from labkit.theory.normal_blocks import equal_mass_edges
+from labkit.training.evaluate import heldout_loss
+from labkit.training.fakequant import answer_logprobs, decoder_linears, divergence, fake_quantized, loss_change
+from labkit.training.ledger import Ledger
 from labkit.training.loading import load_base, load_tokenizer, quiet
+from labkit.training.recipe import build_trainer
+from labkit.training.run import rows_of
 
 profile = labkit.current_profile()
 method = settled_method(profile)
@@ -117,13 +130,10 @@ The simplest 4-bit code: 16 even steps from -1 to 1, times the largest magnitude
 
 # %% [markdown] tags=["zh", "of-d746d72b"]
 """
-最简单的 4 比特编码：从 -1 到 1 的 16 个等距级别，再乘以矩阵中最大的绝对值。每个权重取最近的级别，分界点在两个级别的正中间。请看相对误差，以及有多少权重挤在中间一半的级别里。
+最简单的 4 比特编码：从 -1 到 1 的 16 个等距量化级，再乘以矩阵中最大的绝对值。每个权重取最近的量化级，分界点在两个量化级的正中间。请看相对误差，以及有多少权重挤在中间一半的量化级里。
 """
 
 # %%
-from labkit.theory.nf4 import relative_error
-
-
 def nearest(levels, x):
     edges = (levels[1:] + levels[:-1]) / 2
     return levels[torch.bucketize(x, edges)]
@@ -136,17 +146,15 @@ print(f"relative error {error:.3f}; {inner:.1%} of the weights lie in the inner 
 
 # %% [markdown] tags=["en"]
 """
-The picture shows why. The red lines are the levels. On the left they are dense where there is nobody; on the right are the 16 levels of NF4, which this lesson derives. Compare the two errors in the titles.
+The picture shows why. The vertical lines are the levels. On the left they are dense where there is nobody; on the right are the 16 levels of NF4, which this lesson derives. Compare the two errors in the titles.
 """
 
-# %% [markdown] tags=["zh", "of-818dd18e"]
+# %% [markdown] tags=["zh", "of-fe7b7510"]
 """
-图中的红线就是级别。左边的级别在没有权重的地方照样密布；右边是 NF4 的 16 个级别，本节会把它们推出来。请比较标题里的两个误差。
+图中的竖线就是量化级。左边的量化级在没有权重的地方照样密布；右边是 NF4 的 16 个量化级，本节会把它们推出来。请比较标题里的两个误差。
 """
 
 # %%
-from labkit.page.code_figures import levels_figure, view
-
 whole = {code: view(W, code=code, block_size=W.numel()) for code in ("uniform", "nf4")}
 said = ", ".join(f"{code} {seen.relative_error:.3f}" for code, seen in whole.items())
 labkit.show(levels_figure(whole), alt=f"One scale for the whole matrix, 16 levels; relative errors: {said}")
@@ -160,14 +168,12 @@ If weights look like a normal sample, put the levels where the weights are: cut 
 
 # %% [markdown] tags=["zh", "of-ebdbe12e"]
 """
-## 2. 分位数：16 个级别从何而来
+## 2. 分位数：16 个量化级从何而来
 
-既然权重像正态样本，就把级别放在权重多的地方：把钟形曲线切成 16 份概率相等的部分，每份取一个级别。`ndtri` 是标准正态分布的分位数函数 *Q*。预期误差明显低于等距级别。
+既然权重像正态样本，就把量化级放在权重多的地方：把钟形曲线切成 16 份概率相等的部分，每份取一个量化级。`ndtri` 是标准正态分布的分位数函数 *Q*。预期误差明显低于等距量化级。
 """
 
 # %%
-from torch.special import ndtri
-
 middles = ndtri((torch.arange(16) + 0.5) / 16)
 middles /= middles.max()
 error = relative_error(W, scale * nearest(middles, W / scale))
@@ -184,7 +190,7 @@ Compute it as printed. Look at both ends, and count the finite values.
 
 # %% [markdown] tags=["zh", "of-8104d53a"]
 """
-这个编码有两个毛病：没有一个级别恰好是 0，值为零的权重（填充、剪枝）会变成别的数；而且它追求的是*概率*相等，这和误差小是两回事。论文给出的是公式 4：
+这个编码有两个毛病：没有一个量化级恰好是 0，值为零的权重（填充、剪枝）会变成别的数；而且它追求的是*概率*相等，这和误差小是两回事。论文给出的是公式 4：
 
 > *q*ᵢ = ½ · [ *Q*( *i* / (2ᵏ + 1) ) + *Q*( (*i* + 1) / (2ᵏ + 1) ) ],  *k* = 4
 
@@ -192,8 +198,6 @@ Compute it as printed. Look at both ends, and count the finite values.
 """
 
 # %%
-from labkit.theory.codes import equation_4, normal_map
-
 p = torch.arange(18, dtype=torch.float64) / 17
 q = (ndtri(p[:-1]) + ndtri(p[1:])) / 2  # i = 0 .. 16
 finite = q[q.isfinite()]
@@ -231,7 +235,7 @@ Side by side. Look at the last column: the generator's levels are not equation 4
 
 # %% [markdown] tags=["zh", "of-8bca5583"]
 """
-并排比较。请看最后一列：生成程序的级别不是公式 4 的级别，而且 NF4 的正负两半并不对称。多出来的那个*正*级别，是为了让 0 精确地出现。
+并排比较。请看最后一列：生成程序的量化级不是公式 4 的量化级，而且 NF4 的正负两半并不对称。多出来的那个*正*量化级，是为了让 0 精确地出现。
 """
 
 # %%
@@ -252,7 +256,7 @@ One large weight stretches the scale of the whole matrix. So the format cuts the
 """
 ## 3. 分块：64 个权重共用一个刻度
 
-一个大权重会把整个矩阵的刻度撑大。所以这种格式把权重逐行切成 64 个一块，每块除以自己最大的绝对值，即 *absmax*。先手工算一块；请看块里绝对值最大的权重（下标 0 或 15，它完全没有误差），以及相邻级别之间的间隔。
+一个大权重会把整个矩阵的刻度撑大。所以这种格式把权重逐行切成 64 个一块，每块除以自己最大的绝对值，即 *absmax*。先手工算一块；请看块里绝对值最大的权重（下标 0 或 15，它完全没有误差），以及相邻量化级之间的间隔。
 """
 
 # %%
@@ -261,8 +265,7 @@ absmax = block.abs().max()
 index = (block[:, None] / absmax - nf4).abs().argmin(1)  # (64,)
 back = nf4[index] * absmax
 for i in dict.fromkeys([int(block.abs().argmax()), 1, 2, 3, 4]):
-    off = back[i] - block[i]
-    print(f"weight {block[i]:9.5f} -> index {index[i]:2} -> {back[i]:9.5f}, off by {off:9.5f}")
+    print(f"weight {block[i]:9.5f} -> index {index[i]:2} -> {back[i]:9.5f}, {back[i] - block[i]:+9.5f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -271,13 +274,10 @@ The same for the whole matrix, and `labkit.theory.nf4.quantize` beside it. The i
 
 # %% [markdown] tags=["zh", "of-0138734d"]
 """
-对整个矩阵做同样的事，并与 `labkit.theory.nf4.quantize` 对照，下标必须完全相同。有两个细节决定个别比特：bitsandbytes 乘的是 absmax 的倒数；恰好在正中间时取较低的级别。然后看误差：预期分块比只用一个刻度好得多。
+对整个矩阵做同样的事，并与 `labkit.theory.nf4.quantize` 对照，下标必须完全相同。有两个细节决定个别比特：bitsandbytes 乘的是 absmax 的倒数；恰好在正中间时取较低的量化级。然后看误差：预期分块比只用一个刻度好得多。
 """
 
 # %%
-from labkit.theory.nf4 import dequantize, quantize
-
-
 def by_hand(weight, block_size=64):
     rows = weight.reshape(-1, block_size)  # (blocks, 64)
     absmax = rows.abs().amax(1)  # (blocks,)
@@ -300,7 +300,7 @@ Dividing by the absmax changes the *distribution*. Whatever the weights were, on
 
 # %% [markdown] tags=["zh", "of-7df44c44"]
 """
-除以 absmax 之后，*分布*也变了。不管原来的权重怎样，现在每 64 个值里就有一个恰好是 −1 或 1，再往外什么都没有。请看两端的尖峰，以及块变大之后外侧有多空：那里的级别几乎没有权重去用。
+除以 absmax 之后，*分布*也变了。不管原来的权重怎样，现在每 64 个值里就有一个恰好是 −1 或 1，再往外什么都没有。请看两端的尖峰，以及块变大之后外侧有多空：那里的量化级几乎没有权重去用。
 """
 
 # %%
@@ -348,8 +348,6 @@ print(f"{packed.nbytes:,} B of indices + {absmax.nbytes:,} B of absmax = {each:.
 """
 
 # %%
-from labkit.theory.nf4 import pack
-
 torch.manual_seed(0)
 hard = {
     "odd number of weights": torch.randn(7, 9),
@@ -397,13 +395,10 @@ Half a bit a weight for constants is a ninth of the whole. The absmax values are
 """
 ## 5. 双重量化：把常数也量化
 
-每个权重为常数花半个比特，占总数的九分之一。absmax 都是正数，而且彼此接近，所以先减去平均值，余下的用 8 比特存，每 256 个共用一个 float32。这 8 比特用的是 bitsandbytes 的 *dynamic* 编码：256 个级别分布在七个数量级上。论文称之为“8 比特浮点”，但没有哪种 FP8 格式是这些级别。请看间隔，再看断言。
+每个权重为常数花半个比特，占总数的九分之一。absmax 都是正数，而且彼此接近，所以先减去平均值，余下的用 8 比特存，每 256 个共用一个 float32。这 8 比特用的是 bitsandbytes 的 *dynamic* 编码：256 个量化级分布在七个数量级上。论文称之为“8 比特浮点”，但没有哪种 FP8 格式是这些量化级。请看间隔，再看断言。
 """
 
 # %%
-from labkit.theory.codes import dynamic_map
-from labkit.theory.nf4 import double_quantize, restore
-
 ends = dynamic_map()[[128, 129, 130, 253, 254, 255]]
 print("smallest and largest positive levels:", [f"{x:.2g}" for x in ends.tolist()])
 double = double_quantize(absmax)
@@ -424,8 +419,6 @@ Now the opening question. 4 bits, plus 8 bits for each 64 weights, plus 32 bits 
 """
 
 # %%
-from labkit.theory.nf4 import bits_per_weight
-
 for block_size in (32, 64, 128, 256):
     plain, both = (bits_per_weight(block_size, double_quant=flag) for flag in (False, True))
     exact = bits_per_weight(block_size, double_quant=True, n_weights=W.numel())
@@ -436,11 +429,15 @@ labkit.reveal("p3_1", bits_per_weight(64, double_quant=True))
 # %% [markdown] tags=["en"]
 """
 What does it cost? Dequantize with the restored constants. Look at the fourth digit: practically nothing, because a scale that is off by a few thousandths adds its error in quadrature to one of 9 %.
+
+A footnote for the curious, found while writing this lesson: bitsandbytes' compiled CPU code (0.50) does not search the nearest of the 256 levels. It rounds to one of 65,536 steps and looks the level up in a table, so now and then a constant gets the second nearest. `labkit` can do both. The last line says how rare that is.
 """
 
-# %% [markdown] tags=["zh", "of-42e4e140"]
+# %% [markdown] tags=["zh", "of-e71062ce"]
 """
 代价是什么？用还原出来的常数反量化。请看第四位数字：几乎没有代价，因为刻度差千分之几，与 9% 的误差按平方和叠加，影响微乎其微。
+
+写这一节时发现的一个小细节：bitsandbytes 0.50 编译好的 CPU 代码并不去找 256 个量化级中最近的那个，而是先舍入到 65,536 个刻度之一，再查表，所以偶尔会取到第二近的量化级。两种规则 `labkit` 都能算。最后一行说明这有多罕见。
 """
 
 # %%
@@ -450,17 +447,6 @@ print(f"constants off by {relative_error(absmax, restored):.4f}")
 errors = [relative_error(W, dequantize(mine, constants)) for constants in (absmax, restored)]
 print(f"weights off by {errors[0]:.6f} before, {errors[1]:.6f} after")
 
-# %% [markdown] tags=["en"]
-"""
-A footnote for the curious, found while writing this lesson: bitsandbytes' compiled CPU code (0.50) does not search the nearest of the 256 levels. It rounds to one of 65,536 steps and looks the level up in a table, so now and then a constant gets the second nearest. `labkit` can do both. Look at how rare it is.
-"""
-
-# %% [markdown] tags=["zh", "of-4390b4ae"]
-"""
-写这一节时发现的一个小细节：bitsandbytes 0.50 编译好的 CPU 代码并不去找 256 个级别中最近的那个，而是先舍入到 65,536 个刻度之一，再查表，所以偶尔会取到第二近的级别。两种规则 `labkit` 都能算。请看这有多罕见。
-"""
-
-# %%
 many = quantize(torch.randn(20_000, 64)).absmax
 table, plain = (double_quantize(many, rule=rule) for rule in ("table", "nearest"))
 differ = (table.indices != plain.indices).double().mean()
@@ -483,8 +469,6 @@ Quantiles of a normal distribution are the right idea only if weights are normal
 """
 
 # %%
-from labkit.page.code_figures import qq_figure
-
 prefix = name.split(".")[0]
 kinds = ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj")  # of the same layer
 real = {kind: linears[f"{prefix}.{kind}"].weight.detach().float().cpu() for kind in kinds}
@@ -512,8 +496,6 @@ print("kurtosis:", said)
 """
 
 # %%
-from scipy.stats import shapiro
-
 torch.manual_seed(0)
 for label, sample in samples.items():
     order = torch.randperm(sample.numel())
@@ -533,12 +515,10 @@ First the errors on perfectly normal weights, where NF4 should shine. `normal_er
 """
 ## 7. NF4 是最优的吗？
 
-先看严格正态的权重，这是 NF4 的主场。`normal_error` 对 absmax 的分布积分，算出精确值；第三列用 200 万个随机权重核对。参加比较的编码：bitsandbytes 的两种；`int4`，即 −7 到 7；等距级别；`af4`，bitsandbytes 自带的一张表，出自一篇质疑 NF4 最优性的论文；以及 Lloyd-Max，也就是平方误差最小的 16 个级别。请找出比 NF4 更好的那一行。
+先看严格正态的权重，这是 NF4 的主场。`normal_error` 对 absmax 的分布积分，算出精确值；第三列用 200 万个随机权重核对。参加比较的编码：bitsandbytes 的两种；`int4`，即 −7 到 7；等距量化级；`af4`，bitsandbytes 自带的一张表，出自一篇质疑 NF4 最优性的论文；以及 Lloyd-Max，也就是平方误差最小的 16 个量化级。请找出比 NF4 更好的那一行。
 """
 
 # %%
-from labkit.theory.codes import CODES, entropy_bits, normal_error, normal_usage
-
 sample = torch.randn(2**15, 64)
 for code in CODES:
     exact, usage = normal_error(code), entropy_bits(normal_usage(code))
@@ -556,21 +536,18 @@ And is equal use a goal at all? Cut the normalized values into 16 parts of exact
 
 # %% [markdown] tags=["zh", "of-59006ca1"]
 """
-NF4 不错，但不是最优：同样 4 比特，Lloyd-Max 的平方误差小 10%。NF4 的比特也没有用满：下标的熵是 3.885 比特。论文说的“信息论意义上最优”指的是*每个级别使用得一样多*，这对 N(0, 1) 成立，除以 absmax 之后就不再成立（见第 3 部分）。
+NF4 不错，但不是最优：同样 4 比特，Lloyd-Max 的平方误差小 10%。NF4 的比特也没有用满：下标的熵是 3.885 比特。论文说的“信息论意义上最优”指的是*每个量化级使用得一样多*，这对 N(0, 1) 成立，除以 absmax 之后就不再成立（见第 3 部分）。
 
-而且，“使用得一样多”本身值得追求吗？把归一化后的值切成概率严格相等的 16 份，每份给它最好的级别，也就是平均值。预期熵恰好是 4 比特，误差却比 NF4 *更大*：使用均匀和误差小是两个不同的目标。
+而且，“使用得一样多”本身值得追求吗？把归一化后的值切成概率严格相等的 16 份，每份给它最好的量化级，也就是平均值。预期熵恰好是 4 比特，误差却比 NF4 *更大*：使用均匀和误差小是两个不同的目标。
 """
 
 # %%
-from labkit.theory.normal_blocks import equal_mass_edges
-
 scales = sample.abs().amax(1, keepdim=True)
 place = torch.bucketize((sample / scales).double(), equal_mass_edges(64))
 means = torch.stack([(sample / scales)[place == i].mean() for i in range(16)])
 equal_use = (means[place] * scales - sample).square().mean()
 shares = torch.bincount(place.flatten()) / place.numel()
-print(f"equal use: entropy {entropy_bits(shares):.3f} bits, error {equal_use:.5f}", end=" ")
-print(f"against NF4's {normal_error('nf4'):.5f}")
+print(f"equal use: entropy {entropy_bits(shares):.3f} bits, error {equal_use:.5f}; NF4 {normal_error('nf4'):.5f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -579,15 +556,12 @@ Which block size? Smaller blocks have smaller errors and cost more constants. NF
 
 # %% [markdown] tags=["zh", "of-82d48e1b"]
 """
-块该取多大？块越小误差越小，常数也越多。NF4 对所有块大小都用*同一张*表，而最好的级别会随块大小移动，所以它离最优越来越远。请看右端。
+块该取多大？块越小误差越小，常数也越多。NF4 对所有块大小都用*同一张*表，而最好的量化级会随块大小移动，所以它离最优越来越远。请看右端。
 """
 
 # %%
-from labkit.page.code_figures import error_figure
-
 sizes = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-shown = ("fp4", "int4", "uniform", "nf4", "lloyd")
-curves = {code: [normal_error(code, size) for size in sizes] for code in shown}
+curves = {code: [normal_error(code, size) for size in sizes] for code in CODES if code != "af4"}
 gap = 1 - curves["lloyd"][-1] / curves["nf4"][-1]
 said = f"at 4,096 Lloyd-Max is {gap:.1%} below NF4"
 labkit.show(error_figure(curves, sizes), alt=f"Mean squared error by block size; {said}")
@@ -600,12 +574,10 @@ Now real weights. With the kernel running, choose the tensor, the code, the bloc
 
 # %% [markdown] tags=["zh", "of-24e0e431"]
 """
-再看真实的权重。内核运行时，可以选择张量、编码、块大小和是否双重量化；控件下面一行写出误差、存储的比特数和用上的比特数。建议试两种：FP4 配块大小 64，以及 NF4 配块大小 4,096，注意最外侧的级别。
+再看真实的权重。内核运行时，可以选择张量、编码、块大小和是否双重量化；控件下面一行写出误差、存储的比特数和用上的比特数。建议试两种：FP4 配块大小 64，以及 NF4 配块大小 4,096，注意最外侧的量化级。
 """
 
 # %%
-from labkit.page.widgets import tensor_widget
-
 tensor_widget({f"{prefix}.{kind}": weight for kind, weight in real.items()} | {name: W})
 
 # %% [markdown] tags=["en"]
@@ -619,7 +591,7 @@ Take the first block, and make one weight 5, 10, 20, 50 times as large as the st
 """
 ## 8. 一个离群值毁掉一个块
 
-取第一个块，把其中一个权重改成标准差的 5、10、20、50 倍，其余 63 个不动。请看这 63 个的误差，以及它们还用得上几个不同的级别。
+取第一个块，把其中一个权重改成标准差的 5、10、20、50 倍，其余 63 个不动。请看这 63 个的误差，以及它们还用得上几个不同的量化级。
 """
 
 # %%
@@ -644,7 +616,7 @@ A weight error of 9 % sounds bad. What arrives at the layer's output? Catch the 
 
 # %% [markdown] tags=["zh", "of-40405b28"]
 """
-从大约 20 倍标准差开始，其余 63 个只剩零附近的几个级别；到 50 倍时，大多数就*变成*零了。分块让损害局限在局部：63 个权重，而不是一百万个。这才是小块真正的理由；激活值里离群值很常见，所以它们用的格式也不一样。
+从大约 20 倍标准差开始，其余 63 个只剩零附近的几个量化级；到 50 倍时，大多数就*变成*零了。分块让损害局限在局部：63 个权重，而不是一百万个。这才是小块真正的理由；激活值里离群值很常见，所以它们用的格式也不一样。
 
 ## 9. 从权重误差到层输出误差，再到损失
 
@@ -652,9 +624,6 @@ A weight error of 9 % sounds bad. What arrives at the layer's output? Catch the 
 """
 
 # %%
-from labkit.training.fakequant import answer_logprobs
-from labkit.training.run import rows_of
-
 rows = rows_of(profile, "heldout")[: profile.eval_rows // 2]
 seen = []
 hook = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].flatten(0, 1)))
@@ -693,9 +662,6 @@ Look at whether the three columns agree on an order.
 """
 
 # %%
-from labkit.training.evaluate import heldout_loss
-from labkit.training.fakequant import divergence, fake_quantized, loss_change
-
 before, _ = heldout_loss(model, tokenizer, rows)
 print(f"{profile.model}, {len(tokens)} answer tokens, loss {before:.4f}")
 for code in CODES:
@@ -719,8 +685,6 @@ On `tiny`, a base model that was never shown an instruction, the loss is high, a
 # %%
 import json
 
-from labkit.paths import data_folder
-
 measured = json.loads((data_folder() / "measurements" / "nf4_laptop.json").read_text(encoding="utf-8"))
 print(f"{measured['model']}, {measured['hardware']}, {measured['date']}, loss {measured['loss']:.3f}")
 for row in measured["effects"]:
@@ -731,7 +695,7 @@ for row in measured["effects"]:
 """
 Three lessons in one table:
 
-- **The smallest weight error does not win.** Lloyd-Max has the least error and costs 0.457 nats, NF4 only 0.270. Lloyd-Max has no level at 0, ±1; with these three fixed the loss is NF4's again (0.285, within the uncertainty). Even steps have a smaller weight error than FP4 and int4 and are the worst by far; they have no zero either.
+- **The smallest weight error does not win.** Lloyd-Max has the least error and costs 0.457 nats, NF4 only 0.270. Lloyd-Max has no level at exactly 0. Force one in, at a slightly larger weight error, and it costs 0.320; force in −1 and 1 instead, and it still costs 0.429; with all three it is at NF4's level (0.285, within the uncertainty). Even steps have a smaller weight error than FP4 and int4 and are the worst by far; they have no zero either.
 - **The same weight error weighs differently by place.** Quantizing only `down_proj` diverges six times as far as only `q_proj`, at equal error.
 - **Block size matters, double quantization does not.** 0.196 at block 32, 0.700 at 4,096; with double quantization 0.274 instead of 0.270.
 
@@ -742,11 +706,11 @@ So "optimal" needs the question *for what?*, and for loss nobody has a formula. 
 QLoRA trains an adapter on top of the rounded weights, so could it not learn the error away? Two things make that more modest. An adapter of rank r cannot represent a full-rank error; and it sees only its training data. Train the same short adapter on the original weights, on NF4, and on a brutal code of three levels whose damage is easy to see. Look at the *gap* to the first row, before and after.
 """
 
-# %% [markdown] tags=["zh", "of-48856ec5"]
+# %% [markdown] tags=["zh", "of-d7be2c92"]
 """
 一张表，三个教训：
 
-- **权重误差最小的不一定赢。** Lloyd-Max 误差最小，损失却增加 0.457 nat，NF4 只增加 0.270。Lloyd-Max 没有 0 和 ±1 这三个级别；固定这三个之后，损失又回到 NF4 的水平（0.285，在误差范围内）。等距级别的权重误差比 FP4 和 int4 都小，结果却差得最远；它同样没有 0。
+- **权重误差最小的不一定赢。** Lloyd-Max 误差最小，损失却增加 0.457 nat，NF4 只增加 0.270。Lloyd-Max 没有恰好为 0 的量化级。硬加一个 0，权重误差略大，损失只增加 0.320；改为硬加 −1 和 1，仍然增加 0.429；三个都加上，就回到 NF4 的水平（0.285，在误差范围内）。等距量化级的权重误差比 FP4 和 int4 都小，结果却差得最远；它同样没有 0。
 - **同样大的权重误差，位置不同，后果不同。** 只量化 `down_proj`，散度是只量化 `q_proj` 的六倍，而权重误差相同。
 - **块大小要紧，双重量化不要紧。** 块 32 是 0.196，块 4,096 是 0.700；加上双重量化是 0.274，不加是 0.270。
 
@@ -754,13 +718,11 @@ QLoRA trains an adapter on top of the rounded weights, so could it not learn the
 
 ## 10. 微调能白白补回误差吗？
 
-QLoRA 在舍入后的权重上训练适配器，难道不能把误差学掉？有两点让人不能太乐观：秩为 r 的适配器表示不了满秩的误差；而且它只看得到训练数据。下面用同样短的训练，分别在原始权重、NF4，以及只有三个级别的粗暴编码上训练适配器，后者的损害一眼就能看出来。请看与第一行的*差距*，训练前后各是多少。
+QLoRA 在舍入后的权重上训练适配器，难道不能把误差学掉？有两点让人不能太乐观：秩为 r 的适配器表示不了满秩的误差；而且它只看得到训练数据。下面用同样短的训练，分别在原始权重、NF4，以及只有三个量化级的粗暴编码上训练适配器，后者的损害一眼就能看出来。请看与第一行的*差距*，训练前后各是多少。
 """
 
 # %%
 import gc
-
-from labkit.training.recipe import build_trainer
 
 steps = profile.steps // 3
 short = replace(profile, steps=steps, method=replace(profile.method, kind="lora"))
@@ -801,7 +763,7 @@ Quantized are the linears of the decoder layers and nothing else. bitsandbytes l
 
 # %% [markdown] tags=["zh", "of-05869838"]
 """
-这能说明什么、不能说明什么：只有一个随机种子、一次短训练。在 `tiny` 上，NF4 的差距在训练前后都小得看不出来，所以谈不上有没有补回来。三个级别的损害足够大：训练补回了大部分差距（从 0.193 到 0.071），但不是全部，*而且*适配器把一部分训练步数花在了修补上。在 `laptop` 上，同一个单元格显示，32 步之后 NF4 的差距从 0.270 降到 0.165（AMD EPYC 两个核，2026-11-24）：小了一些，但远没有消失。对与训练数据不同的文本，这里什么也没测。“在它见过的数据上补回一部分”，这是本次运行支持的结论；“白白补回”则不是。
+这能说明什么、不能说明什么：只有一个随机种子、一次短训练。在 `tiny` 上，NF4 的差距在训练前后都小得看不出来，所以谈不上有没有补回来。三个量化级的损害足够大：训练补回了大部分差距（从 0.193 到 0.071），但不是全部，*而且*适配器把一部分训练步数花在了修补上。在 `laptop` 上，同一个单元格显示，32 步之后 NF4 的差距从 0.270 降到 0.165（AMD EPYC 两个核，2026-11-24）：小了一些，但远没有消失。对与训练数据不同的文本，这里什么也没测。“在它见过的数据上补回一部分”，这是本次运行支持的结论；“白白补回”则不是。
 
 ## 11. 哪些仍是 16 比特
 
@@ -809,8 +771,6 @@ Quantized are the linears of the decoder layers and nothing else. bitsandbytes l
 """
 
 # %%
-from labkit.models.shapes import shape_of
-
 for model_name in ("qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-32b"):
     shape = shape_of(model_name)
     share = shape.linear_params() / shape.n_params
@@ -835,15 +795,13 @@ labkit.reveal("p3_2", 100 * eight.linear_params() / eight.n_params)
 
 ## 12. 先反量化，再相乘
 
-“模型用 4 比特计算”也不对。没有任何运算单元能直接乘 NF4 的下标：它们是级别的编号，不是数值。每次乘法都用 16 或 32 比特，权重要先查表、再乘刻度。用相等来证明：bitsandbytes 的 4 比特乘法，输出就是我们反量化出的权重算出来的输出。用内存来证明：让第 01 节的账本盯着穿过它的反向传播，预期会出现一个和整个矩阵一样大的临时张量。（前向时查表在一个算子内部完成；在 GPU 上可以一小块一小块地做。）最后用时间来证明。
+“模型用 4 比特计算”也不对。没有任何运算单元能直接乘 NF4 的下标：它们是量化级的编号，不是数值。每次乘法都用 16 或 32 比特，权重要先查表、再乘刻度。用相等来证明：bitsandbytes 的 4 比特乘法，输出就是我们反量化出的权重算出来的输出。用内存来证明：让第 01 节的账本盯着穿过它的反向传播，预期会出现一个和整个矩阵一样大的临时张量。（前向时查表在一个算子内部完成；在 GPU 上可以一小块一小块地做。）最后用时间来证明。
 """
 
 # %%
 import time
 
 from bitsandbytes import matmul_4bit
-
-from labkit.training.ledger import Ledger
 
 x, rebuilt = X[:32].clone().requires_grad_(), dequantize(mine, restored)  # (32, in), (out, in)
 output = matmul_4bit(x, theirs, quant_state=state)  # the bytes of section 5
@@ -879,6 +837,21 @@ So 4-bit storage saves memory between uses, and pays for it in time: every use o
 
 # %% [markdown] tags=["en"]
 """
+The lecture's sentences on QLoRA and NF4, each against what came out here. A ✓ agrees with the lecture. Look at "optimal", of which nothing is left, and at the two values of "nearly normal", which hold the error measured on SmolLM2-135M against that of normal weights.
+"""
+
+# %% [markdown] tags=["zh", "of-8aac7237"]
+"""
+讲义关于 QLoRA 和 NF4 的说法，逐条与本书得到的值对照。✓ 表示与讲义相符。请看“最优”这一条：没有一项站得住；再看“近似正态”那一条里的两个值，它们把 SmolLM2-135M 上实测的误差和正态权重的误差放在一起比。
+"""
+
+# %%
+from labkit.page.lecture import show_claims
+
+show_claims(lesson="03")
+
+# %% [markdown] tags=["en"]
+"""
 ## Exercises
 
 **q3_1 (compute).** Quantize one block: return the indices and the absmax. `block` is a 1-D tensor, `table` the ascending levels. Nearest level, the lower one at a tie, and a block of zeros must work. The check uses blocks with a zero, with ties and with nothing but zeros, and one table that is not NF4's.
@@ -888,7 +861,7 @@ So 4-bit storage saves memory between uses, and pays for it in time: every use o
 """
 ## 练习
 
-**q3_1（计算）** 量化一个块：返回下标和 absmax。`block` 是一维张量，`table` 是升序的级别。取最近的级别，恰在正中间时取较低的，全零的块也要能处理。检查用的块里有零、有恰在正中间的值、有全零的块，还有一张不是 NF4 的表。
+**q3_1（计算）** 量化一个块：返回下标和 absmax。`block` 是一维张量，`table` 是升序的量化级。取最近的量化级，恰在正中间时取较低的，全零的块也要能处理。检查用的块里有零、有恰在正中间的值、有全零的块，还有一张不是 NF4 的表。
 """
 
 # %%
@@ -920,7 +893,7 @@ absmax = block.abs().max(); scaled = block / absmax if absmax > 0 else block; re
 """
 第 3 部分用三行量化了一个块，又用一个函数量化了整个矩阵。
 ---
-取绝对值最大，不是值最大。分界点在相邻级别的正中间；x 恰好等于分界点时，torch.bucketize(x, edges) 给出较低一侧。absmax 为 0 时不要做除法。
+取绝对值最大，不是值最大。分界点在相邻量化级的正中间；x 恰好等于分界点时，torch.bucketize(x, edges) 给出较低一侧。absmax 为 0 时不要做除法。
 ---
 absmax = block.abs().max()；scaled = block / absmax if absmax > 0 else block；return torch.bucketize(scaled, (table[1:] + table[:-1]) / 2), absmax
 """
@@ -966,12 +939,12 @@ Everything that is stored once per block costs its bits divided by block_size. W
 
 # %% [markdown] tags=["en"]
 """
-**q3_3 (predict).** Two predictions, before you run anything. (1) Two layers of 256 × 256, both normal at heart: in `A` one weight of each block of 64 is ten times as large; in `B` the *rows* differ in size by a factor of 100. Which one loses more, relatively, in NF4 at block 64? (2) How many GB does Qwen3-8B take with its linears in NF4 with double quantization and everything else in bfloat16? Within 2 %. You know its parameters from section 11; `shape_of("qwen3-8b")` has the counts. Answer with a pair, e.g. `("B", 12.3)`; afterwards try `two_layers()` from `labkit.page.questions.q03`.
+**q3_3 (predict).** Two predictions, before you run anything. (1) Two layers of 256 × 256, both normal at heart: in `A` one weight of each block of 64 is ten times as large; in `B` the *rows* differ in size by a factor of 100. Which one loses more, relatively, in NF4 at block 64? (2) How many GB does Qwen3-8B take with its linears in NF4 with double quantization and everything else in bfloat16? Within 2 %, by arithmetic. You know its parameters from section 11; `shape_of("qwen3-8b")` has the counts. Answer with a pair, e.g. `("B", 12.3)`; afterwards try `two_layers()` from `labkit.page.questions.q03_samples`.
 """
 
-# %% [markdown] tags=["zh", "of-9df70c3e"]
+# %% [markdown] tags=["zh", "of-16fe1312"]
 """
-**q3_3（预测）** 运行之前先做两个预测。（1）两个 256 × 256 的层，底子都是正态：`A` 的每 64 个权重里有一个放大到十倍；`B` 的各*行*大小相差可达 100 倍。用块大小 64 的 NF4，哪一个的相对误差更大？（2）Qwen3-8B 的线性层用 NF4 加双重量化，其余用 bfloat16，共占多少 GB？误差 2% 以内。参数量见第 11 部分，`shape_of("qwen3-8b")` 里有各项数目。用一对值回答，例如 `("B", 12.3)`；答完可以用 `labkit.page.questions.q03` 里的 `two_layers()` 试一试。
+**q3_3（预测）** 运行之前先做两个预测。（1）两个 256 × 256 的层，底子都是正态：`A` 的每 64 个权重里有一个放大到十倍；`B` 的各*行*大小相差可达 100 倍。用块大小 64 的 NF4，哪一个的相对误差更大？（2）Qwen3-8B 的线性层用 NF4 加双重量化，其余用 bfloat16，共占多少 GB？误差 2% 以内，请自己算。参数量见第 11 部分，`shape_of("qwen3-8b")` 里有各项数目。用一对值回答，例如 `("B", 12.3)`；答完可以用 `labkit.page.questions.q03_samples` 里的 `two_layers()` 试一试。
 """
 
 # %%
@@ -1007,11 +980,11 @@ check("q3_3", prediction)
 
 # %% [markdown] tags=["zh", "of-410a361a"]
 """
-**q3_4（设计）** 一个剪枝过的层，和 NF4 的设想完全不同。下面是它按 64 分块后的直方图。请给出 16 个不同的级别，都在 [−1, 1] 内，其中必须有 −1、0 和 1（零要保持为零，absmax 要原样保留），使这些权重的平方误差不超过 NF4 的*一半*。可以凭眼睛摆放，可以自己写 Lloyd 迭代，也可以用 `labkit.theory.normal_blocks` 里的 `sample_levels`。
+**q3_4（设计）** 一个剪枝过的层，和 NF4 的设想完全不同。下面是它按 64 分块后的直方图。请给出 16 个不同的量化级，都在 [−1, 1] 内，其中必须有 −1、0 和 1（零要保持为零，absmax 要原样保留），使这些权重的平方误差不超过 NF4 的*一半*。可以凭眼睛摆放，可以自己写 Lloyd 迭代，也可以用 `labkit.theory.normal_blocks` 里的 `sample_levels`。
 """
 
 # %%
-from labkit.page.questions.q03 import pruned_weights
+from labkit.page.questions.q03_samples import pruned_weights
 
 pruned = pruned_weights()  # (1024, 64): one block a row
 seen = view(pruned, code="nf4", block_size=64)
@@ -1039,12 +1012,31 @@ size = pruned.abs().amax(1, keepdim=True); levels = sample_levels(pruned / size,
 
 # %% [markdown] tags=["zh", "hint-q3_4", "of-35e27370"]
 """
-权重在哪里？零附近要放五六个靠得很近的级别，其余放到两个宽峰所在的位置。
+权重在哪里？零附近要放五六个靠得很近的量化级，其余放到两个宽峰所在的位置。
 ---
-Lloyd：随便从哪里开始，让每个权重取最近的级别，再把每个级别移到它那些权重的平均值（按 absmax 平方加权），反复进行。sample_levels(values, weights) 对归一化后的值做的就是这件事。
+Lloyd：随便从哪里开始，让每个权重取最近的量化级，再把每个量化级移到它那些权重的平均值（按 absmax 平方加权），反复进行。sample_levels(values, weights) 对归一化后的值做的就是这件事。
 ---
-size = pruned.abs().amax(1, keepdim=True)；levels = sample_levels(pruned / size, (size**2).expand_as(pruned))；再把离 -1、0、1 最近的三个级别分别改成恰好 -1、0、1。
+size = pruned.abs().amax(1, keepdim=True)；levels = sample_levels(pruned / size, (size**2).expand_as(pruned))；再把离 -1、0、1 最近的三个量化级分别改成恰好 -1、0、1。
 """
+
+# %% [markdown] tags=["en"]
+"""
+## All of it on one page
+
+The explorer below needs no kernel: choose the code, the block size and double quantization, and see the levels, how often each is used, the exact error on N(0, 1), the bits, and what a whole model takes. A last question without a check: which setting has the fewest bits and still less error than NF4 at block 64?
+"""
+
+# %% [markdown] tags=["zh", "of-e805b022"]
+"""
+## 全部放到一页上
+
+下面这个交互页不需要内核：选择编码、块大小和是否双重量化，就能看到量化级、每级用得多不多、在 N(0, 1) 上的精确误差、比特数，以及整个模型占多少。最后一个不评分的问题：误差比“NF4、块 64”小的设置里，哪一个比特数最少？
+"""
+
+# %%
+from labkit.page.explorers import nf4_explorer
+
+nf4_explorer()
 
 # %% [markdown] tags=["en"]
 """
@@ -1073,8 +1065,8 @@ size = pruned.abs().amax(1, keepdim=True)；levels = sample_levels(pruned / size
 """
 ## 小结
 
-- NF4 为每个权重存一个 4 比特的下标，指向 16 个级别的表；每 64 个权重再存一个 absmax：共 4.5 比特，用双重量化是 4.127，恰好省 0.373。
-- 级别来自从概率 0.9677 开始的正态分位数；论文的公式 4 给出的是另外 15 个值和两个无穷大。
+- NF4 为每个权重存一个 4 比特的下标，指向 16 个量化级的表；每 64 个权重再存一个 absmax：共 4.5 比特，用双重量化是 4.127，恰好省 0.373。
+- 量化级来自从概率 0.9677 开始的正态分位数；论文的公式 4 给出的是另外 15 个值和两个无穷大。
 - 块大小 64 时，`labkit.theory.nf4` 与 bitsandbytes 生成完全相同的字节：下标、常数、正中间的值、奇数大小都一样。无穷大在这里被拒绝，在那里会毁掉一个块。
 - NF4 很好，但不是最优：块大小 64 时，在 N(0, 1) 上平方误差 0.00846，Lloyd-Max 是 0.00762；下标只用上 4 比特中的 3.885；同一张表用于所有块大小，到 4,096 时离最优差 20%。
 - 权重误差不等于损失。在 SmolLM2-135M 上，权重误差最小的编码损失增加 0.457 nat，NF4 是 0.270；有精确零点的编码，表现比误差所暗示的更好。

@@ -235,14 +235,14 @@ for padding in (tokenizer.eos_token, tokenizer.pad_token):
 """
 ## 3. The memory question, before loading
 
-Will it fit? Lesson 01's formula answers without a GPU. Two columns: this profile's model, and Qwen3-1.7B as the `gpu` profile trains it (batch 4 of 1,024 tokens, recomputed activations). Look at the peak, and at how much of it is *static*, that is, does not depend on the batch.
+Will it fit? Lesson 01's formula answers without a GPU. Two columns: this profile's model, and Qwen3-1.7B as the `gpu` profile trains it (batch 4 of 1,024 tokens, recomputed activations). Look at the peak, and at how much of it is *static*, that is, does not depend on the batch. The last lines ask the same of a card of 16 GiB, for the course's model at four times the length and without checkpointing: look at which change comes first, and at its price. For other settings, move the explorer in section 7 of [lesson 01](01_memory.ipynb).
 """
 
-# %% [markdown] tags=["zh", "of-0fe5bfcf"]
+# %% [markdown] tags=["zh", "of-a9f67f99"]
 """
 ## 3. 加载之前，先问显存
 
-放得下吗？第 01 节的公式不用 GPU 就能回答。下面有两列：本配置的模型，以及 `gpu` 配置训练的 Qwen3-1.7B（批大小 4，每条 1,024 个词元，开启梯度检查点）。请看峰值，再看其中有多少是*静态*的，也就是与批大小无关的。
+放得下吗？第 01 节的公式不用 GPU 就能回答。下面有两列：本配置的模型，以及 `gpu` 配置训练的 Qwen3-1.7B（批大小 4，每条 1,024 个词元，开启梯度检查点）。请看峰值，再看其中有多少是*静态*的，也就是与批大小无关的。最后几行换成四倍长度、不用检查点，问一张 16 GiB 的显卡：请看排在第一的改动是什么，代价又是什么。想试别的设置，可以去[第 01 节](01_memory.ipynb)第 7 部分拖动滑块。
 """
 
 # %%
@@ -258,6 +258,15 @@ for name in here.components:
 print(f"{'peak':24}{here.peak_allocated_bytes / 2**20:14.1f}{course.peak_allocated_bytes / 2**20:14.1f}")
 print(f"{'of which static':24}{here.static_bytes / 2**20:14.1f}{course.static_bytes / 2**20:14.1f}")
 labkit.reveal("p4_3", course.peak_allocated_bytes / 2**30)
+
+# %%
+from labkit.page.memory_advice import answer_line, answer_rows, gpu_answer
+
+tight = replace(gpu.step, seq_len=4 * gpu.seq_len, checkpointing=False)
+told = gpu_answer(shape_of(gpu.model), replace(gpu.method, dtype="bfloat16"), tight, gpu_gib=16)
+print(answer_line(told))
+for change, peak, spare in answer_rows(told):
+    print(f"{peak:>6} GiB ({spare} spare): {change.replace(chr(10), ' + ')}")
 
 # %% [markdown] tags=["en"]
 """
@@ -878,14 +887,10 @@ labkit sft --profile laptop --out runs/laptop
 labkit sft --profile gpu --rank 16 --learning-rate 1e-4 --out runs/rank16
 ```
 
-It compares the predicted peak with the GPU's free memory before it loads anything, keeps the adapter even if the measuring afterwards fails, and prints the record with `--json`.
-
-## Exercises
-
-**q4_1 (compute).** Write `loss_tokens`: given the labels of a batch (a list of rows), how many terms does its loss sum? Position t predicts token t + 1, and the model shifts the labels by itself. The check tries rows that are not shown here.
+It compares the predicted peak with the GPU's free memory before it loads anything and, where that is too little, stops with the cheapest changes that would make it fit (`--force` goes on all the same). If the GPU runs out of memory while training, it explains which part was how large by prediction and keeps what was trained so far; it keeps the adapter too if the measuring afterwards fails. `--json` prints the record.
 """
 
-# %% [markdown] tags=["zh", "of-53e12e90"]
+# %% [markdown] tags=["zh", "of-016c4b3c"]
 """
 ## 11. 不用 notebook
 
@@ -896,8 +901,33 @@ labkit sft --profile laptop --out runs/laptop
 labkit sft --profile gpu --rank 16 --learning-rate 1e-4 --out runs/rank16
 ```
 
-它会在加载之前先比较预测峰值和 GPU 的空闲显存；即使训练后的测量失败，也会保住适配器；加上 `--json` 就打印记录。
+它会在加载之前先比较预测峰值和 GPU 的空闲显存；不够时就停下来，列出代价最小、改了就放得下的办法（加 `--force` 可以照样运行）。训练中途显存溢出时，它会说明预测中各部分有多大，并保住已经训练的部分；训练后的测量失败时，也会保住适配器。加上 `--json` 就打印记录。
+"""
 
+# %% [markdown] tags=["en"]
+"""
+What the lecture recommends for a run like this one, claim by claim. A ✓ agrees with the lecture. Look at the types: it names FP16 where this stack trains adapters in float32 and, on newer cards, computes in bfloat16.
+"""
+
+# %% [markdown] tags=["zh", "of-883884c9"]
+"""
+讲义对这样一次训练的建议，逐条核对。✓ 表示与讲义相符。请看数据类型：讲义写的是 FP16，而这套工具用 fp32 训练适配器，在较新的显卡上用 bf16 计算。
+"""
+
+# %%
+from labkit.page.lecture import show_claims
+
+show_claims(lesson="04")
+
+# %% [markdown] tags=["en"]
+"""
+## Exercises
+
+**q4_1 (compute).** Write `loss_tokens`: given the labels of a batch (a list of rows), how many terms does its loss sum? Position t predicts token t + 1, and the model shifts the labels by itself. The check tries rows that are not shown here.
+"""
+
+# %% [markdown] tags=["zh", "of-b56ec9c1"]
+"""
 ## 练习
 
 **q4_1（计算）** 写出 `loss_tokens`：给定一批样本的标签（若干行），损失一共对多少项求和？位置 t 预测的是第 t + 1 个词元，标签由模型自己移位。检查用的例子这里没有列出。

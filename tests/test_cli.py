@@ -20,7 +20,7 @@ invoke = CliRunner().invoke
 
 def test_every_command_of_the_readme_has_help():
     listed = invoke(app, ["--help"]).stdout
-    for command in ("doctor", "lab", "build", "run", "memory", "dryrun", "sft"):
+    for command in ("doctor", "lab", "build", "run", "memory", "dryrun", "lecture", "sft"):
         assert command in listed
         assert invoke(app, [command, "--help"]).exit_code == 0
 
@@ -68,8 +68,9 @@ def test_both_commands_have_the_same_flags():
         invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout for command in ("memory", "dryrun")
     )
     found = [set(re.findall(r"--[a-z-]+", text)) for text in (memory, dryrun)]
-    assert found[0] == found[1]
-    assert {"--model", "--kbit-prepare", "--no-kbit-prepare", "--json"} <= found[0]
+    assert found[0] - found[1] == {"--gpu"}
+    assert found[1] < found[0]
+    assert {"--model", "--kbit-prepare", "--no-kbit-prepare", "--json"} <= found[1]
 
 
 def test_the_lectures_forty_million_are_eighty_seven():

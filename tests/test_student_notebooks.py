@@ -25,8 +25,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync --virtual-time-budget=5000 --dump-dom"
 
-# Runs before the page's own scripts and leaves their errors where --dump-dom shows them. MathJax's script comes from
-# a CDN and may be missing without a network; that is an event on the script element, not an error of the page.
+# Runs before the page's own scripts and leaves their errors where --dump-dom shows them.
 LISTENER = """<script>
 (() => {
   const seen = [];

@@ -37,7 +37,9 @@ def test_it_holds_the_package_and_all_of_the_data(wheel):
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "labkit").rglob("*.py")}
     data = {f"labkit/_data/{path.relative_to(ROOT / 'data').as_posix()}" for path in files(ROOT / "data")}
     assert data
-    assert modules | data | {"labkit/page/hints.json"} <= names
+    page = {path.relative_to(ROOT).as_posix() for path in files(ROOT / "labkit" / "page") if path.suffix != ".py"}
+    assert {"labkit/page/hints.json", "labkit/page/lecture.toml", "labkit/page/browser/explorer.js"} <= page
+    assert modules | data | page <= names
 
 
 def test_it_holds_nothing_else(wheel):

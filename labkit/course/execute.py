@@ -17,6 +17,12 @@ from labkit.files import write_text
 
 CELL_TIMEOUT_S = 3600
 
+# nbconvert's own page asks a CDN for RequireJS (old widgets), MathJax and Mermaid. The book writes formulas as text and
+# needs none of them, and a page that loads nothing reads the same offline and behind a firewall.
+OFFLINE = "offline.html.j2"
+DROPPED = ("html_head_js_requirejs", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
+TEMPLATE = "{%- extends 'index.html.j2' -%}" + "".join(f"{{%- block {name} -%}}{{%- endblock -%}}" for name in DROPPED)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -78,10 +84,12 @@ def run_notebook(path: Path, *, lang: str, profile: str, html: Path | None = Non
 
 
 def export_page(notebook: nbformat.NotebookNode, dest: Path, *, title: str, lang: str) -> Path:
-    """Write ``notebook`` as one HTML file; figures and explorers are inside it, formulas need MathJax's CDN."""
+    """Write ``notebook`` as one HTML file with everything inside it: it asks no other machine for anything."""
+    from jinja2 import DictLoader
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(language_code=lang, sanitize_html=False)
+    loaders = [DictLoader({OFFLINE: TEMPLATE})]
+    exporter = HTMLExporter(template_file=OFFLINE, extra_loaders=loaders, language_code=lang, sanitize_html=False)
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
     return write_text(dest, body)
 

@@ -52,12 +52,13 @@ def view(weight: torch.Tensor, *, code: str, block_size: int, double_quant: bool
     from labkit.theory import nf4
     from labkit.theory.codes import entropy_bits
 
+    weight = weight.detach().cpu()
     quantized = nf4.quantize(weight, block_size=block_size, code=code)
     absmax = nf4.restore(nf4.double_quantize(quantized.absmax)) if double_quant else None
     levels, place = quantized.table.unique(return_inverse=True)  # sorted; FP4 has its zero twice
     shares = torch.zeros(len(levels), dtype=torch.float64).index_add_(0, place, nf4.usage(quantized))
     scales = quantized.absmax.repeat_interleave(block_size)[: weight.numel()]
-    normalized = (weight.detach().flatten().float() / scales.clamp(min=1e-38)).clamp(-1, 1)
+    normalized = (weight.flatten().float() / scales.clamp(min=1e-38)).clamp(-1, 1)
     return View(
         levels=levels,
         shares=shares,

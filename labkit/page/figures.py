@@ -32,8 +32,11 @@ def show(fig: Figure, *, alt: str, dpi: int = 110) -> None:
     display({"text/html": figure_tag(fig, alt=alt, dpi=dpi), "text/plain": f"[figure] {alt}"}, raw=True)
 
 
-def figure_tag(fig: Figure, *, alt: str, dpi: int = 110, style: str = "") -> str:
-    """``fig`` as an HTML ``<figure>`` with the PNG inside; for the arguments and errors see `show`."""
+def figure_tag(fig: Figure, *, alt: str, dpi: int = 110, style: str = "", colours: int | None = None) -> str:
+    """``fig`` as an HTML ``<figure>`` with the PNG inside; for the arguments and errors see `show`.
+
+    ``colours`` keeps at most so many (2 to 256) in the PNG, which makes it a third as large.
+    """
     if not alt.strip():
         raise LabError("alt=''", "every figure needs a text for readers who cannot see it", "say what it shows")
     if not 20 <= dpi <= 400:
@@ -41,9 +44,19 @@ def figure_tag(fig: Figure, *, alt: str, dpi: int = 110, style: str = "") -> str
     image = io.BytesIO()
     fig.savefig(image, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
     _forget(fig)
+    if colours:
+        image = _reduced(image, colours)
     source = f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
     css = f' style="{style}"' if style else ""
     return f'<figure{css}><img alt="{html.escape(alt, quote=True)}" src="{source}" style="max-width:100%"></figure>'
+
+
+def _reduced(image: io.BytesIO, colours: int) -> io.BytesIO:
+    from PIL import Image
+
+    reduced = io.BytesIO()
+    Image.open(image).convert("RGB").quantize(colours).save(reduced, format="png", optimize=True)
+    return reduced
 
 
 def _forget(fig: Figure) -> None:

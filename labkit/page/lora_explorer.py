@@ -68,7 +68,7 @@ def make_explorer(
         data=_data(),
         figure=_figure(by_linear),
         alt=alt,
-        heights_px=(552, 825),
+        heights_px=(570, 840),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from labkit.errors import LabError
 from labkit.models.methods import TARGETS, parse_targets
 from labkit.page.labels import text
+from labkit.page.memory_advice import move_text, nothing_fits
 from labkit.page.memory_figures import (
     PALETTE,
     RESERVE_GIB,
@@ -70,7 +71,7 @@ def make_explorer(*, card_gib: int = 16, **choice: Any) -> Explorer:
         data=_data(),
         figure=memory_bars({label: prediction}, cards_gib=[card_gib]),
         alt=f"{describe({label: prediction})}. {verdict(prediction, card_gib)}",
-        heights_px=(720, 1180),
+        heights_px=(680, 980),
     )
 
 
@@ -144,16 +145,13 @@ def _texts() -> dict[str, Any]:
     return {
         "fits": verdict_template(fits=True),
         "short": verdict_template(fits=False),
-        "move": text("{what} ({price})", "{what}（{price}）"),
+        "move": move_text(),
         "and": text(" and ", "，再加上"),
         "cheapest": text(
             "Cheapest way to fit: {what}. Then the peak is {peak} GiB, {spare} GiB spare.",
             "代价最小的办法：{what}。改后峰值 {peak} GiB，富余 {spare} GiB。",
         ),
-        "none": text(
-            "No two changes make it fit: a smaller model and several changes, or a larger card.",
-            "任何两处改动都不够：换小模型并多改几处，或者换更大的显卡。",
-        ),
+        "none": nothing_fits(),
         "line": text("{card} GiB card; dashed: {reserve} GiB kept free", "显卡 {card} GiB；虚线：留出 {reserve} GiB"),
         "said": text(
             "Stacked bar: peak {peak} GiB in the phase {phase}, card {card} GiB.",

@@ -12,15 +12,14 @@ from labkit.models.methods import Method, Step, parse_targets
 from labkit.models.shapes import shape_of
 from labkit.page.figures import OKABE_ITO
 from labkit.page.labels import text
+from labkit.theory.fitting import GIB, RESERVE_GIB
 from labkit.theory.memory import COMPONENTS, Prediction, predict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GIB = 2**30
 CARDS_GIB = (16, 24, 80)  # T4, RTX 4090, A100-80G
-RESERVE_GIB = 1.0  # kept free for the CUDA context, workspaces and unusable gaps; a rule of thumb, not a measurement
 HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")  # the second cue beside colour
 METHOD_FIELDS = tuple(field.name for field in fields(Method))
 STEP_FIELDS = tuple(field.name for field in fields(Step))

@@ -17,19 +17,11 @@ from labkit.errors import LabError
 from labkit.models.methods import LOSSES, TARGETS, Method, Step
 from labkit.models.shapes import shape_of
 from labkit.page.tables import Pool, trace, value
+from labkit.theory.fitting import LADDER
 from labkit.theory.memory import COMPONENTS, PHASES, moments, optimizer_bytes, predict, trainable_tensors
 
 AXES: dict[str, tuple] = {
-    "model": (
-        "smollm2-135m",
-        "qwen3-0.6b",
-        "qwen3-1.7b",
-        "qwen3-4b",
-        "llama-3.1-8b",
-        "qwen3-8b",
-        "qwen3-14b",
-        "qwen3-32b",
-    ),
+    "model": LADDER,
     "kind": ("full", "lora", "qlora", "dora", "qdora"),
     "rank": (1, 2, 4, 8, 16, 32, 64, 128, 256),
     "targets": (("q_proj", "v_proj"), TARGETS[:4], TARGETS[4:], TARGETS),

@@ -77,7 +77,7 @@ def make_explorer(*, code: str = "nf4", block_size: int = 64, double_quant: bool
         data={**tables, "texts": _texts()},
         figure=_figure(tables["levels"][at[0]][at[1]]),
         alt=alt,
-        heights_px=(500, 640),
+        heights_px=(510, 640),
     )
 
 
@@ -134,7 +134,8 @@ def _texts() -> dict[str, str]:
         "note": text(
             "Errors are exact for independent N(0, 1) weights and unrounded block constants. Embeddings, norms and the "
             "LM head stay in bfloat16. bitsandbytes stores NF4 and FP4 only.",
-            "误差是对独立 N(0, 1) 权重、块常数不舍入时的精确值。嵌入、归一化和 LM head 保持 bfloat16。bitsandbytes 只能存 NF4 和 FP4。",
+            "误差是对独立 N(0, 1) 权重、块常数不舍入时的精确值。嵌入、归一化和 LM head 保持 bfloat16。"
+            "bitsandbytes 只能存 NF4 和 FP4。",
         ),
     }
 

@@ -123,7 +123,7 @@ class Explorer:
             f'style="grid-area:1/1;width:100%;height:100%;min-height:{height};border:0" '
             f"srcdoc='{source}'></iframe>"
         )
-        still = figure_tag(self.figure, alt=self.alt, dpi=64, style="grid-area:1/1;margin:0")
+        still = figure_tag(self.figure, alt=self.alt, dpi=64, style="grid-area:1/1;margin:0", colours=32)
         return f'<div class="labkit-explorer" style="display:grid">{still}{frame}</div>'
 
 

@@ -41,8 +41,8 @@ def trace(function: Callable[[int, int], int], grid: Sequence[int], ranks: Seque
     """``[pieces, u, w]`` of a ``function`` (tokens, rank) -> bytes, with ``ranks`` its ranks (one: no rank at all).
 
     Raises:
-        LabError: the function is not a straight line in the rank, checked at a third and a last rank on both ends of
-            the grid.
+        LabError: the function is not a straight line in the rank, checked at a middle and the last rank, at
+            both ends and in the middle of the grid.
     """
     first, u, w = ranks[0], 0, 0
     if len(ranks) > 1:
@@ -51,7 +51,7 @@ def trace(function: Callable[[int, int], int], grid: Sequence[int], ranks: Seque
         u = low // (ranks[1] - first) - w * grid[0]
     found = pieces([function(n, first) - first * (u + w * n) for n in grid], grid)
     for rank in {ranks[-1], ranks[len(ranks) // 2]}:
-        for n in (grid[0], grid[-1]):
+        for n in (grid[0], grid[len(grid) // 2], grid[-1]):
             _straight(function(n, rank) == value([found, u, w], n, rank), f"at {n} tokens and rank {rank}")
     return [found, u, w]
 

@@ -168,6 +168,14 @@ def mlp_half_bytes(shape: ModelShape, method: Method, step: Step, *, trains: boo
     return step.tokens * per_token
 
 
+def output_half_bytes(shape: ModelShape, method: Method, step: Step, *, trains: bool, adapted: bool) -> int:
+    """Bytes that o_proj keeps, its input and its adapter: gone when the backward pass reaches the attention scores."""
+    if adapted and "o_proj" in method.targets:
+        shared = element_bytes(method) * shape.q_size if shares_input(method) else 0
+        return step.tokens * (shared + adapter_bytes(shape, replace(method, targets=("o_proj",))))
+    return step.tokens * element_bytes(method) * shape.q_size if trains else 0
+
+
 def dora_own_bytes(shape: ModelShape, method: Method, step: Step, name: str) -> int:
     """Bytes that DoRA keeps for one linear after it has the norm: its LoRA output, a d_out, with dropout its base output
     too, and `dora_fixed_bytes`."""

@@ -180,6 +180,7 @@ def backward_layer_bytes(shape: ModelShape, method: Method, step: Step, *, train
         instants += [_dequantized(shape, method, step, recomputed=again) for again in recomputed]
     if step.attention == "eager":
         gone = act.mlp_half_bytes(shape, method, step, trains=trains, adapted=adapted)
+        gone += act.output_half_bytes(shape, method, step, trains=trains, adapted=adapted)
         instants.append(_score_gradients(shape, method, step, trains=trains) - gone)
     if adapted and step.checkpointing:
         instants += [_recomputed_up(shape, method, step), _recomputed_down(shape, method, step)]
@@ -249,9 +250,9 @@ def _down_copy(method: Method) -> int:
 
 def _score_gradients(shape: ModelShape, method: Method, step: Step, *, trains: bool) -> int:
     """Eager attention's scores in the backward pass: float32 gradient, the softmax kernel's float32 product and the
-    result, 4 + 4 + 4 each, of which the 16-bit copy that is gone by then makes up for 2. In float16, whose softmax casts
-    inside its kernel, the result takes 2. Beside them the residual's gradient and the values', e (h + q), and the
-    weight gradients of the MLP and of o_proj if they train."""
+    result, 4 + 4 + 4 each, of which the 16-bit copy that is gone by then makes up for 2. In float16, whose softmax
+    casts inside its kernel, the result takes 2. Beside them the residual's gradient and the values', e (h + q), and
+    the weight gradients of the MLP and of o_proj if they train."""
     e, narrow = act.element_bytes(method), act.compute_bytes(method) == 2
     result = (0 if method.dtype == "float16" else 2) if narrow else 4
     matrices = 3 * shape.hidden_size * shape.intermediate_size + shape.q_size * shape.hidden_size if trains else 0

@@ -1,7 +1,8 @@
 """A whole fine-tuning run: check, load, measure, train, save, measure again, record. ``labkit sft`` is this function.
 
 Nothing half-written is taken for a run: everything is made in a folder beside ``out`` and moved there in one rename. A
-trained adapter is never lost: if the measurement after training fails, the adapter is kept and the record says why.
+trained adapter is never lost: if the measurement after training fails, or the GPU runs out of memory after some steps,
+what was trained is kept and the record says why.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from labkit.files import writing
 from labkit.models.methods import Method
 from labkit.models.profiles import Profile, limit_threads, profile_of, settled_method
 from labkit.models.shapes import ModelShape, shape_of
-from labkit.theory.memory import predict
 from labkit.training import evaluate
 from labkit.training.checkpoints import located, save_trained, saved_bytes
 from labkit.training.constraints import violations
@@ -27,6 +27,7 @@ from labkit.training.data import PUBLIC_SETS, Example, load
 from labkit.training.draft import Draft, draft_folder
 from labkit.training.measure import Meter
 from labkit.training.record import RunRecord, hardware, profile_as_dict, versions
+from labkit.training.room import free_cuda_memory, out_of_memory, refuse_small_gpu
 
 if TYPE_CHECKING:
     from labkit.models.weights import Weights
@@ -141,6 +142,7 @@ class _Run:
     def check(self, shape: ModelShape, *, force: bool) -> None:
         from labkit.training.loading import capability_of, check_method, default_device
 
+        self.shape = shape
         check_method(settled_method(self.profile), capability=capability_of(default_device()))
         if not force:
             refuse_small_gpu(shape, self.profile)
@@ -154,7 +156,12 @@ class _Run:
             self.tokenizer = load_tokenizer(weights)
             seq_len = self.profile.seq_len
             self.cut = refuse_long_rows(self.train_rows, self.tokenizer, seq_len=seq_len, truncate=self.truncate)
-            self.model = load_base(weights, settled_method(self.profile), tokenizer=self.tokenizer)
+
+            def base() -> None:
+                self.model = load_base(weights, settled_method(self.profile), tokenizer=self.tokenizer)
+
+            if error := out_of_memory(base, self.shape, self.profile, phase="load"):
+                raise error
 
     def before(self) -> None:
         with self.phase("before"):
@@ -178,10 +185,19 @@ class _Run:
                 callbacks=[callback],
             )
             started = meter.seconds
-            trainer.train()
+            error = out_of_memory(trainer.train, self.shape, self.profile)
         self.model, self.peak_memory = trainer.model, meter.peak_bytes
         self.curve = [curve_point(log) for log in trainer.state.log_history if "loss" in log]
+        if error and not self.curve:
+            raise error  # not one step was done: there is nothing to keep
         self.tokens_per_s = self.curve[-1]["tokens"] / (meter.seconds - started)
+        self._save(draft)
+        if error:
+            self._record(None, None, error=str(error)).write(draft.folder)
+            raise error
+
+    def _save(self, draft: Draft) -> None:
+        free_cuda_memory(self.model)
         with writing(draft.folder):
             save_trained(self.model, self.profile, draft.folder)
         draft.keep = True
@@ -248,27 +264,3 @@ def _samples(rows: Sequence[Example], before: Sequence[str], after: Sequence[str
         sample = {"id": row.id, "instruction": row.instruction, "reference": row.response, **texts}
         samples.append(sample | {"violations": broken if row.constraints else None})
     return samples
-
-
-def refuse_small_gpu(shape: ModelShape, profile: Profile) -> None:
-    """Compare the predicted peak of a training step with the GPU's free memory.
-
-    Raises:
-        LabError: the step would not fit, with both numbers and the changes that help; or there is no GPU and the
-            profile needs one.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        if profile.needs_cuda:
-            rule = "it needs a CUDA GPU, and torch sees none: a CPU is too slow for this model"
-            fix = "use the profile laptop, or force it (--force, force=True)"
-            raise LabError(f"profile={profile.name!r}", rule, fix)
-        return
-    free, _ = torch.cuda.mem_get_info()
-    peak = predict(shape, settled_method(profile), profile.step).peak_allocated_bytes
-    if peak > free:
-        given = f"{shape.name}, {profile.method.kind}, batch={profile.batch}, seq_len={profile.seq_len}"
-        rule = f"a step needs {peak / 2**30:.1f} GiB by prediction and the GPU has {free / 2**30:.1f} GiB free"
-        fix = "halve batch and double accumulation, shorten seq_len, stop other programs on the GPU, or --force it"
-        raise LabError(given, rule, fix)

@@ -85,6 +85,13 @@ def test_no_lesson_asks_for_a_profile_by_name(name):
 
 
 @pytest.mark.parametrize("name", LESSONS)
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_formulas_are_text(name, lang):
+    plain = re.sub(r"`[^`]*`", "", prose(name, lang))
+    assert re.findall(r"\$[^$\n]+\$|\\\(|\\\[", plain) == []  # exported pages load no MathJax
+
+
+@pytest.mark.parametrize("name", LESSONS)
 def test_student_notebooks_hold_no_solution(name):
     text = json.dumps([code(name, "en"), code(name, "zh")])
     assert BEGIN not in text

@@ -1,5 +1,7 @@
 """Executing notebooks: an error, an error hidden in a widget, and the exported page."""
 
+import re
+
 import nbformat
 import pytest
 
@@ -55,3 +57,4 @@ def test_the_page_holds_figures_and_survives_without_widget_state(run, tmp_path)
     assert 'alt="a line from 1 to 2"' in page
     assert 'lang="zh"' in page
     assert "data:image/png;base64," in page
+    assert re.findall(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?https?:""", page) == []

@@ -7,6 +7,7 @@ import torch
 from labkit.models.shapes import CATALOGUE
 from labkit.page.exercises import judge
 from labkit.page.questions import q03
+from labkit.page.questions.q03_samples import pruned_weights, two_layers
 from labkit.theory.codes import levels
 from labkit.theory.nf4 import dequantize, quantize, relative_error
 from labkit.theory.normal_blocks import sample_levels
@@ -163,7 +164,7 @@ def test_suffering_and_gb(value, state, reason):
 
 
 def test_layer_a_suffers_more():
-    errors = {name: relative_error(layer, dequantize(quantize(layer))) for name, layer in q03.two_layers().items()}
+    errors = {name: relative_error(layer, dequantize(quantize(layer))) for name, layer in two_layers().items()}
     assert errors["A"] > 1.5 * errors["B"]
 
 
@@ -177,7 +178,7 @@ def test_gigabytes_are_counted_by_hand():
 
 
 def fitted():
-    weights = q03.pruned_weights()
+    weights = pruned_weights()
     scale = weights.abs().amax(1, keepdim=True)
     code = sample_levels(weights / scale, (scale**2).expand_as(weights))
     for value in q03.DEMANDED:

@@ -206,10 +206,10 @@ def fake_gpu(monkeypatch, free_bytes):
 def test_a_gpu_too_small_by_prediction_is_refused_with_both_numbers(monkeypatch):
     shape = shape_of("qwen3-1.7b")
     need = predict(shape, GPU.method, GPU.step).peak_allocated_bytes
-    fake_gpu(monkeypatch, need - 1)
+    fake_gpu(monkeypatch, need + 2**30 - 1)  # a GiB is kept free
     with pytest.raises(LabError, match=rf"{need / 2**30:.1f} GiB by prediction.*force"):
         refuse_small_gpu(shape, GPU)
-    fake_gpu(monkeypatch, need)
+    fake_gpu(monkeypatch, need + 2**30)
     refuse_small_gpu(shape, GPU)
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from labkit.models.shapes import shape_of
 from labkit.page.exercises import NotAttempted, Wrong, attempted, question
 from labkit.page.questions.q00 import close
-
-if TYPE_CHECKING:
-    import torch
+from labkit.page.questions.q03_samples import pruned_weights
 
 # --- q3_1 ------------------------------------------------------------------------------------------------------------
 
@@ -35,9 +33,8 @@ def nf4_levels() -> list[float]:
 
 def nearest_lower(block: Sequence[float], table: Sequence[float]) -> tuple[list[int], float]:
     """The reference: absmax, the nearest level, the lower one at a tie."""
-    absmax = max(abs(x) for x in block)
-    scaled = [x / absmax if absmax else 0.0 for x in block]
-    return [min(range(len(table)), key=lambda i: abs(x - table[i])) for x in scaled], absmax
+    places = [min(range(len(table)), key=lambda i: abs(x - table[i])) for x in _scaled(block)]
+    return places, max(map(abs, block))
 
 
 def _with_scale(scale: Callable[[Sequence[float]], float]) -> Callable[..., tuple[list[int], float]]:
@@ -48,28 +45,30 @@ def _with_scale(scale: Callable[[Sequence[float]], float]) -> Callable[..., tupl
     return quantized
 
 
+def _scaled(block: Sequence[float]) -> list[float]:
+    absmax = max(map(abs, block)) or 1.0
+    return [x / absmax for x in block]
+
+
 def _upper(block: Sequence[float], table: Sequence[float]) -> tuple[list[int], float]:
-    absmax = max(map(abs, block))
-    scaled = [x / absmax if absmax else 0.0 for x in block]
-    return [max(range(len(table)), key=lambda i: (-abs(x - table[i]), i)) for x in scaled], absmax
+    places = [max(range(len(table)), key=lambda i: (-abs(x - table[i]), i)) for x in _scaled(block)]
+    return places, max(map(abs, block))
 
 
 def _below(block: Sequence[float], table: Sequence[float]) -> tuple[list[int], float]:
-    absmax = max(map(abs, block))
-    return [max(i for i, q in enumerate(table) if q <= (x / absmax if absmax else 0)) for x in block], absmax
+    return [max(i for i, q in enumerate(table) if q <= x) for x in _scaled(block)], max(map(abs, block))
 
 
 def _above(block: Sequence[float], table: Sequence[float]) -> tuple[list[int], float]:
-    absmax = max(map(abs, block))
-    return [min(i for i, q in enumerate(table) if q >= (x / absmax if absmax else 0)) for x in block], absmax
+    return [min(i for i, q in enumerate(table) if q >= x) for x in _scaled(block)], max(map(abs, block))
 
 
 MISTAKES = (
     (_with_scale(max), "that divides by the largest value; the largest *magnitude* is meant, abs first", "这里除的是最大值；应当除以最大的*绝对值*，先取 abs"),
     (_with_scale(lambda block: 1.0), "the block is not divided by its absmax", "没有先除以块的 absmax"),
-    (_upper, "at a tie bitsandbytes takes the lower level, you take the upper one", "恰好在两个级别正中间时，bitsandbytes 取较低的一个，你取了较高的"),
-    (_below, "that is the level below the value, not the nearest one: an edge lies halfway between two levels", "这是不大于该值的级别，不是最近的级别：分界点在两个级别的正中间"),
-    (_above, "that is the level above the value, not the nearest one: an edge lies halfway between two levels", "这是不小于该值的级别，不是最近的级别：分界点在两个级别的正中间"),
+    (_upper, "at a tie bitsandbytes takes the lower level, you take the upper one", "恰好在两个量化级正中间时，bitsandbytes 取较低的一个，你取了较高的"),
+    (_below, "that is the level below the value, not the nearest one: an edge lies halfway between two levels", "这是不大于该值的量化级，不是最近的量化级：分界点在两个量化级的正中间"),
+    (_above, "that is the level above the value, not the nearest one: an edge lies halfway between two levels", "这是不小于该值的量化级，不是最近的量化级：分界点在两个量化级的正中间"),
 )  # fmt: skip
 
 
@@ -101,7 +100,7 @@ def nf4_quantize(value: Any) -> list[list[int]]:
 def _zero_block() -> Wrong:
     return Wrong(
         "a block of zeros has absmax 0, and that cannot divide: every index is the one of level 0",
-        "全零的块 absmax 是 0，不能做除数：每个下标都应是级别 0 的下标",
+        "全零的块 absmax 是 0，不能做除数：每个下标都应是量化级 0 的下标",
     )
 
 
@@ -125,7 +124,7 @@ def _explain_indices(block: Sequence[float], table: list[float], indices: list[f
         raise _zero_block()
     if len(indices) == len(block) and all(number in table for number in indices) and max(map(abs, indices)) <= 1:
         raise Wrong(
-            "those are levels; their places in the table are asked for", "这些是级别本身；要的是它们在表中的下标"
+            "those are levels; their places in the table are asked for", "这些是量化级本身；要的是它们在表中的下标"
         )
     for mistake, en, zh in MISTAKES:
         if indices == mistake(block, table)[0] != wanted:
@@ -196,17 +195,6 @@ def _why_bits_are_wrong(size: int, double: bool, result: Any, wanted: float, res
 MODEL = "qwen3-8b"
 
 
-def two_layers() -> dict[str, torch.Tensor]:
-    """Two layers of 256 x 256: A has one large weight in each block of 64, B has rows of very different size."""
-    import torch
-
-    generator = torch.Generator().manual_seed(3)
-    a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
-    a[:, ::64] *= 10
-    b *= torch.logspace(-2, 0, 256)[:, None]
-    return {"A": a, "B": b}
-
-
 def nf4_gb(name: str = MODEL, *, double: bool = True) -> float:
     """GB of a model whose decoder linears are in NF4 blocks of 64, the rest in bfloat16, as bitsandbytes stores it."""
     from labkit.models.methods import Method
@@ -265,18 +253,6 @@ MOST = 0.5  # of NF4's squared error: the code may have this much
 DEMANDED = (-1.0, 0.0, 1.0)
 
 
-def pruned_weights() -> torch.Tensor:
-    """The sample of q3_4, 1024 x 64: a pruned layer with 60 % near zero and the rest in two wide humps; seeded."""
-    import torch
-
-    generator = torch.Generator().manual_seed(34)
-    small = 0.05 * torch.randn(1024, 64, generator=generator)
-    large = 0.25 * torch.randn(1024, 64, generator=generator)
-    sign = torch.rand(1024, 64, generator=generator).round() * 2 - 1
-    keep = torch.rand(1024, 64, generator=generator) < 0.4
-    return torch.where(keep, sign + large, small)
-
-
 def code_error(levels: Any) -> float:
     """Mean squared error of `pruned_weights` in blocks of 64 under ``levels``.
 
@@ -296,17 +272,17 @@ def better_code(value: Any) -> dict[str, Any]:
     if len(set(levels)) != 16:
         raise Wrong(
             f"16 different levels are asked for; I count {len(set(levels))}",
-            f"要 16 个不同的级别；现在有 {len(set(levels))} 个",
+            f"要 16 个不同的量化级；现在有 {len(set(levels))} 个",
         )
     if max(map(abs, levels)) > 1:
         raise Wrong(
             "levels are divided by the block's absmax: all lie between -1 and 1",
-            "级别是除以块的 absmax 之后的值：都在 -1 和 1 之间",
+            "量化级是除以块的 absmax 之后的值：都在 -1 和 1 之间",
         )
     if missing := [number for number in DEMANDED if number not in levels]:
         raise Wrong(
             f"{missing[0]:g} must be one of the levels, exactly: zeros stay zeros, and the absmax is kept",
-            f"{missing[0]:g} 必须恰好是其中一个级别：零保持为零，absmax 原样保留",
+            f"{missing[0]:g} 必须恰好是其中一个量化级：零保持为零，absmax 原样保留",
         )
     mine, nf4 = code_error(levels), code_error("nf4")
     if all(abs(a - b) < 1e-4 for a, b in zip(sorted(levels), nf4_levels(), strict=True)):
@@ -326,5 +302,5 @@ def _as_levels(value: Any) -> list[float]:
     except (TypeError, ValueError):
         raise Wrong("a list of 16 numbers is asked for", "这里要一个由 16 个数组成的列表") from None
     if not all(math.isfinite(number) for number in levels):
-        raise Wrong("a level is a finite number", "级别必须是有限的数")
+        raise Wrong("a level is a finite number", "量化级必须是有限的数")
     return levels

@@ -1,0 +1,136 @@
+"""Whether a run fits the GPU: asked before loading, and explained where the GPU ran out of memory all the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from labkit.errors import LabError
+from labkit.models.profiles import Profile, settled_method
+from labkit.models.shapes import ModelShape
+from labkit.theory.fitting import GIB, OF_A_RUN, RESERVE_GIB, Change, Way, ways_to_fit
+from labkit.theory.memory import moments, predict
+
+WAYS = 3  # in a message; `labkit memory --gpu` lists more
+
+
+def refuse_small_gpu(shape: ModelShape, profile: Profile) -> None:
+    """Compare the predicted peak of a training step, and a reserve, with the GPU's free memory.
+
+    Raises:
+        LabError: the step would not fit, with both numbers and the cheapest changes that help; or there is no GPU and
+            the profile needs one.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        if profile.needs_cuda:
+            rule = "it needs a CUDA GPU, and torch sees none: a CPU is too slow for this model"
+            fix = "use the profile laptop, or force it (--force, force=True)"
+            raise LabError(f"profile={profile.name!r}", rule, fix)
+        return
+    free, _ = torch.cuda.mem_get_info()
+    peak = predict(shape, settled_method(profile), profile.step).peak_allocated_bytes
+    if peak + RESERVE_GIB * GIB > free:
+        needs = f"a step needs {peak / GIB:.1f} GiB by prediction, {RESERVE_GIB:g} GiB should stay free"
+        rule = f"{needs}, and the GPU has {free / GIB:.1f} GiB free"
+        fix = f"{advice(shape, profile, free_bytes=free)}; or stop other programs on the GPU, or --force it"
+        raise LabError(given(shape, profile), rule, fix)
+
+
+def given(shape: ModelShape, profile: Profile) -> str:
+    """The run in short, for a message."""
+    return f"{shape.name}, {profile.method.kind}, batch={profile.batch}, seq_len={profile.seq_len}"
+
+
+def advice(shape: ModelShape, profile: Profile, *, free_bytes: int) -> str:
+    """The cheapest changes of a run after which a step fits into ``free_bytes``, less the reserve, in words."""
+    room = int(free_bytes - RESERVE_GIB * GIB)
+    ways = ways_to_fit(shape, settled_method(profile), profile.step, room_bytes=room, limit=WAYS, only=OF_A_RUN)
+    if not ways:
+        return "no two changes make it fit: use a smaller model or a larger GPU"
+    return "; or ".join(_way_text(way, profile) for way in ways)
+
+
+def _way_text(way: Way, profile: Profile) -> str:
+    return " and ".join(f"{_argument(change, profile)} ({change.price[0]})" for change in way.changes)
+
+
+def _argument(change: Change, profile: Profile) -> str:
+    """A change as the argument of a run: a smaller batch comes with the accumulation that keeps the update."""
+    text = f"{change.field}={change.value!r}"
+    if change.field == "batch":
+        text += f", accumulation={profile.accumulation * profile.batch // change.value}"
+    return text
+
+
+def out_of_memory(
+    work: Callable[[], Any], shape: ModelShape, profile: Profile, *, phase: str | None = None
+) -> LabError | None:
+    """Call ``work``; if the GPU runs out of memory, the error that explains it, else None.
+
+    The error is returned, and torch's is let go first: its traceback holds the tensors of the step that failed, and
+    the caller wants that memory to save what was trained.
+    """
+    import torch
+
+    try:
+        work()
+    except torch.OutOfMemoryError as error:
+        return explained(error, shape, profile, phase=phase or phase_of(error))
+    return None
+
+
+def explained(error: BaseException, shape: ModelShape, profile: Profile, *, phase: str) -> LabError:
+    """An out-of-memory error in the words of the prediction: the phase, its parts, and what would make it fit."""
+    parts = predicted_parts(shape, profile, phase)
+    named = ", ".join(f"{name.replace('_', ' ')} {size / GIB:.2f}" for name, size in parts.items())
+    rule = f"the GPU ran out of memory in the phase {phase} ({_first_line(error)}); predicted there, in GiB: {named}"
+    fix = advice(shape, profile, free_bytes=_tighter(shape, profile))
+    return LabError(given(shape, profile), f"{rule}, {sum(parts.values()) / GIB:.2f} in all", fix)
+
+
+def phase_of(error: BaseException) -> str:
+    """``optimizer``, ``backward`` or ``forward``: where in a step an error was raised, from its traceback.
+
+    Recomputing a checkpointed layer is part of the backward pass, whatever it recomputes.
+    """
+    files, trace = [], error.__traceback__
+    while trace:
+        files.append(trace.tb_frame.f_code.co_filename.replace("\\", "/"))
+        trace = trace.tb_next
+    if any("/optim/" in file for file in files):
+        return "optimizer"
+    if any(file.endswith(("/torch/_tensor.py", "/autograd/__init__.py", "/autograd/graph.py")) for file in files):
+        return "backward"
+    return "forward"
+
+
+def predicted_parts(shape: ModelShape, profile: Profile, phase: str) -> dict[str, int]:
+    """Bytes by component at the largest predicted moment of a phase, largest first, without empty ones."""
+    passed = moments(shape, settled_method(profile), profile.step)
+    held = max((parts for name, parts in passed if name == phase), key=lambda parts: sum(parts.values()))
+    return dict(sorted(((name, size) for name, size in held.items() if size), key=lambda item: -item[1]))
+
+
+def _tighter(shape: ModelShape, profile: Profile) -> int:
+    """Room to advise for: what the GPU has, but less than the prediction that turned out too low."""
+    import torch
+
+    total = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else math.inf
+    peak = predict(shape, settled_method(profile), profile.step).peak_allocated_bytes
+    return min(total, peak - 1 + int(RESERVE_GIB * GIB))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(".")
+
+
+def free_cuda_memory(model: Any) -> None:
+    """Drop gradients and cached blocks, so that saving finds room."""
+    import torch
+
+    model.zero_grad(set_to_none=True)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
