@@ -185,7 +185,9 @@ def dora_own_bytes(shape: ModelShape, method: Method, step: Step, name: str) -> 
 
 def unmade_bytes(shape: ModelShape, method: Method, step: Step, name: str) -> int:
     """Bytes of an adapted layer's `layer_bytes` that are not there yet when DoRA takes the norm of ``name``'s weight:
-    its own, see `dora_own_bytes`, and whatever comes after it in the layer."""
+    its own, see `dora_own_bytes`, and whatever comes after it in the layer. The a r of later adapters are left out (a
+    moment stays a straight line in the rank that way)."""
+    method = replace(method, rank=1, alpha=1)
     a, e, tokens = adapter_element_bytes(method), element_bytes(method), step.tokens
     if name in QKV:
         made = 4 + (e if shares_input(method) else a + (1 if method.dropout else 0))

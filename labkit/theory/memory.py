@@ -221,11 +221,12 @@ def moments(shape: ModelShape, method: Method, step: Step) -> list[Moment]:
     check_settings(shape, method)
     resident = _resident(shape, method, step)
     loaded = {name: size for name, size in resident.items() if name != "optimizer_states"}
+    later = [*_layers_backward(shape, method, step), *_embedding_backward(shape, method, step)]
+    kept = {"logits": moving.kept_logit_bytes(shape, method, step)}
     passing = [
         *(("forward", held) for held in _forward(shape, method, step)),
         *(("backward", held) for held in _loss_backward(shape, method, step)),
-        *(("backward", held) for held in _layers_backward(shape, method, step)),
-        *(("backward", held) for held in _embedding_backward(shape, method, step)),
+        *(("backward", held | kept) for held in later),
         ("optimizer", _update(shape, method, step)),
     ]
     return [("load", loaded), *((phase, resident | held) for phase, held in passing)]
@@ -237,6 +238,8 @@ def _forward(shape: ModelShape, method: Method, step: Step) -> list[dict[str, in
     layer = {"activations": saved, "temporary": moving.forward_layer_bytes(shape, method, step)}
     logits = moving.logit_bytes(shape, method, step, backward=False)
     cast = moving.head_cast_bytes(shape, method, step, backward=False)
+    if step.loss == "fused":  # the tokens that carry loss are copied; the model's output is there beside the copy
+        cast += step.tokens * act.element_bytes(method) * shape.hidden_size
     return [layer, {"activations": saved + head, "logits": logits, "temporary": cast}]
 
 
@@ -249,7 +252,7 @@ def _loss_backward(shape: ModelShape, method: Method, step: Step) -> list[dict[s
     weight = moving.head_weight_gradient_bytes(shape, method, step)
     return [
         {"activations": activations, "logits": logits, "temporary": moved},
-        {"activations": activations, "temporary": weight},
+        {"activations": activations, "logits": moving.kept_logit_bytes(shape, method, step), "temporary": weight},
     ]
 
 

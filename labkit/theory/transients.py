@@ -34,18 +34,24 @@ def logit_bytes(shape: ModelShape, method: Method, step: Step, *, backward: bool
     return tokens * vocab * (12 + (e if step.keep_logits else 0))
 
 
+def kept_logit_bytes(shape: ModelShape, method: Method, step: Step) -> int:
+    """Bytes of the logits that the caller keeps through the backward pass: e V per token."""
+    return act.compute_bytes(method) * step.tokens * shape.vocab_size if step.keep_logits else 0
+
+
 def head_cast_bytes(shape: ModelShape, method: Method, step: Step, *, backward: bool) -> int:
     """Bytes of autocast's 16-bit copy of an LM head that k-bit preparation raised to float32.
 
-    2 V h while the loss runs; ``fused`` casts 32,768 rows at a time, and in the backward pass makes the next copy
-    before it lets go of the last.
+    2 V h while the loss runs; ``fused`` casts 2 h of its input per token, and 32,768 rows at a time, and in the backward
+    pass makes the next copy before it lets go of the last.
     """
     if not (act.autocast(method) and act.element_bytes(method) == 4):
         return 0
     if step.loss != "fused":
         return 2 * shape.embedding_params()
+    inputs = 2 * min(step.tokens, FUSED_TOKENS) * shape.hidden_size
     rows = min(shape.vocab_size, FUSED_VOCAB * (2 if backward else 1))
-    return 2 * rows * shape.hidden_size
+    return 2 * rows * shape.hidden_size + inputs
 
 
 def head_gradient_bytes(shape: ModelShape, method: Method, step: Step) -> int:
@@ -110,8 +116,8 @@ def dora_layer_bytes(shape: ModelShape, method: Method, step: Step, *, backward:
         beside = step.tokens * _beside_dora(shape, method, name, backward=backward)
         unmade, own = act.unmade_bytes(shape, method, step, name), act.dora_own_bytes(shape, method, step, name)
         instants.append(dora_norm_bytes(shape, method, name, saved=True) + beside - unmade)
-        weights = 1 + (act.copies_weight(method) and not method.dropout)
-        held = a * (d_in**2 + weights * d_in * d_out) + step.tokens * 3 * a * d_out
+        weights = 8 if act.autocast(method) else a * (1 + (act.copies_weight(method) and not method.dropout))
+        held = a * d_in**2 + weights * d_in * d_out + step.tokens * 3 * a * d_out
         instants.append(held + beside - (unmade - own))
     return max(instants)
 
@@ -120,15 +126,21 @@ def _beside_dora(shape: ModelShape, method: Method, name: str, *, backward: bool
     """Bytes per token beside what the layer keeps, while DoRA works on linear ``name``.
 
     The residual and the linear's input in e, as far as they are not kept; with dropout the undropped input in the
-    adapter's type, and the base output. In the backward pass the residual's gradient, e h, and down_proj's in the
+    adapter's type, and the base output. Autocast keeps none of PEFT's float32 inputs (4 each, dropped or not), and
+    casts the dropped one once more for the base. In the backward pass the residual's gradient, e h, and down_proj's in the
     adapter's type or, if no adapter sits there, its input's, e i.
     """
     e, a, hidden = act.element_bytes(method), act.adapter_element_bytes(method), shape.hidden_size
     d_in, d_out = shape.linears()[name]
     shared = act.shares_input(method)
     beside = (0 if shared else e * d_in) + (0 if e == 4 else e * hidden)
+    if act.autocast(method):
+        cast = (0, e) if method.quantized else (4, 6)
+        beside += (cast[0] + (cast[1] if method.dropout else 0)) * d_in
+    elif method.dropout:
+        beside += a * d_in
     if method.dropout:
-        beside += (4 if act.autocast(method) else a) * d_in + e * d_out
+        beside += e * d_out
     if name == "down_proj" and not shared:
         beside += e * hidden  # the normalized input that gate_proj and up_proj had
     if backward:
@@ -147,7 +159,8 @@ def forward_layer_bytes(shape: ModelShape, method: Method, step: Step) -> int:
     """
     e, a = act.element_bytes(method), act.adapter_element_bytes(method)
     if not step.checkpointing:
-        return max(0, dora_layer_bytes(shape, method, step, backward=False), _last_down(shape, method, step))
+        work = (dora_layer_bytes(shape, method, step, backward=False), _last_down(shape, method, step))
+        return max(0, *work, _last_weight(shape, method, step))
     adapted = "up_proj" in method.targets and method.uses_adapters
     wide = step.tokens * (2 * e + 2 * a if adapted else 3 * e) * shape.intermediate_size
     scores = (4 + 2 * e) * _scores(shape, step)
@@ -170,14 +183,28 @@ def _last_down(shape: ModelShape, method: Method, step: Step) -> int:
     return step.tokens * (inner + (2 * a + (5 if method.quantized else 4) * e) * shape.hidden_size)
 
 
+def _last_weight(shape: ModelShape, method: Method, step: Step) -> int:
+    """At down_proj of the last layer, not checkpointed, on a quantized base: its weight, dequantized.
+
+    The MLP's product e i is there, and the adapter's copy of it not yet; the residual, the normalized input and the
+    output, 3 e h.
+    """
+    if not method.quantized:
+        return 0
+    e = act.element_bytes(method)
+    inner = (e - _down_copy(method)) * shape.intermediate_size
+    return _weight_bytes(shape, method) + step.tokens * (inner + 3 * e * shape.hidden_size)
+
+
 def backward_layer_bytes(shape: ModelShape, method: Method, step: Step, *, trains: bool, adapted: bool) -> int:
     """Bytes in flight inside a layer's backward pass, beside `activations.layer_bytes`: the largest instant."""
     instants = [_down_gradient(shape, method, step, trains=trains, adapted=adapted)]
     if trains:
         instants.append(_gate_gradient(shape, method, step))
     if method.quantized:
-        recomputed = (False, True) if adapted and step.checkpointing else (False,)
-        instants += [_dequantized(shape, method, step, recomputed=again) for again in recomputed]
+        again = adapted and step.checkpointing and "down_proj" in method.targets  # else recomputation stops before it
+        recomputed = (False, True) if again else (False,)
+        instants += [_dequantized(shape, method, step, recomputed=on) for on in recomputed]
     if step.attention == "eager":
         gone = act.mlp_half_bytes(shape, method, step, trains=trains, adapted=adapted)
         gone += act.output_half_bytes(shape, method, step, trains=trains, adapted=adapted)
@@ -196,12 +223,12 @@ def _scores(shape: ModelShape, step: Step) -> int:
 def _down_gradient(shape: ModelShape, method: Method, step: Step, *, trains: bool, adapted: bool) -> int:
     """Gradients of the MLP's product: one from the base, one from the adapter or the MLP, (e + c) i per token.
 
-    c is the type of the base's product: 2 if quantized, else e. Then the gradients of its two factors beside it, 3 e i,
+    c is the type of the base's product: the 4-bit base's own type if quantized, else e. Then the gradients of its two factors beside it, 3 e i,
     less the input that down_proj kept, which is gone by then. Beside them the residual's gradient, e h.
     """
     e = act.element_bytes(method)
     kept = e if trains else (_down_copy(method) if adapted else 0)
-    wide = max(e + (2 if method.quantized else e), 3 * e - kept)
+    wide = max(e + (DTYPE_BYTES[method.dtype] if method.quantized else e), 3 * e - kept)
     return step.tokens * (wide * shape.intermediate_size + e * shape.hidden_size)
 
 
@@ -221,12 +248,12 @@ def norm_gradient_bytes(shape: ModelShape, method: Method, step: Step) -> int:
 def _dequantized(shape: ModelShape, method: Method, step: Step, *, recomputed: bool) -> int:
     """The largest weight (down_proj's, as large as up_proj's), dequantized.
 
-    For the gradient of its input, 2 i per token if the adapter shares that input (else the freed float32 input makes
-    room), and e h. Or recomputing down_proj: its input e i is there, but the adapter's copy of it not yet; as wide as
+    For the gradient of its input, 2 i per token (4 i if float32) if the adapter shares that input (else the freed
+    float32 input makes room), and e h. Or recomputing down_proj: its input e i is there, but the adapter's copy of it not yet; as wide as
     the residual, see `_recomputed_up`.
     """
     e, shared = act.element_bytes(method), act.shares_input(method)
-    inner, outer = 2 if shared else 0, e
+    inner, outer = DTYPE_BYTES[method.dtype] if shared else 0, e
     if recomputed:
         inner, outer = e - _down_copy(method), (3 if shared else 4) * e + act.adapter_element_bytes(method)
     wide = step.tokens * (inner * shape.intermediate_size + outer * shape.hidden_size)
