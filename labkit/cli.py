@@ -15,9 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from labkit.errors import LabError
-from labkit.models.profiles import PROFILES
-
-GPU = PROFILES["gpu"]  # the defaults of `labkit memory` are what `labkit sft` runs on a GPU
+from labkit.flags import Asked, takes_step_flags
 
 app = typer.Typer(
     help="The lab book on parameter-efficient fine-tuning, from the command line.",
@@ -144,70 +142,26 @@ def run(
 
 
 @app.command()
+@takes_step_flags
 def memory(
-    model: Annotated[
-        str, typer.Option(help="Catalogue name, cached Hub id, or folder with config.json.")
-    ] = "qwen3-1.7b",
-    method: Annotated[str, typer.Option(help="full, lora, qlora, dora, qdora or spectrum.")] = GPU.method.kind,
-    rank: Annotated[int, typer.Option(help="Rank of the adapters.")] = GPU.method.rank,
-    targets: Annotated[str, typer.Option(help="all, or linears separated by commas.")] = "all",
-    layers: Annotated[str, typer.Option(help="Selected layers, e.g. 0,3,24-27 (spectrum needs some).")] = "",
-    batch: Annotated[int, typer.Option(help="Sequences per forward pass.")] = GPU.batch,
-    seq_len: Annotated[int, typer.Option(help="Tokens per sequence.")] = GPU.seq_len,
-    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
-    adapter_dtype: Annotated[str, typer.Option(help="float32, bfloat16 or autocast.")] = "float32",
-    double_quant: Annotated[bool, typer.Option(help="Quantize NF4's constants once more.")] = True,
-    kbit_prepare: Annotated[bool, typer.Option(help="peft's k-bit preparation ran.")] = False,
-    optimizer: Annotated[str, typer.Option(help="adamw[_foreach|_8bit], paged_adamw_8bit or sgd.")] = "adamw",
-    checkpointing: Annotated[bool, typer.Option(help="Gradient checkpointing.")] = True,
-    attention: Annotated[str, typer.Option(help="sdpa or eager.")] = "sdpa",
-    loss: Annotated[str, typer.Option(help="full, fused or chunked.")] = "fused",
-    keep_logits: Annotated[bool, typer.Option(help="Logits live through the backward pass.")] = False,
-    padded: Annotated[bool, typer.Option(help="The batch holds padding.")] = False,
+    asked: Asked,
     gpu: Annotated[float | None, typer.Option(help="GiB of a GPU: does it fit, and if not, what would help?")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Predict the peak memory of one training step in closed form, by component and phase."""
-    from labkit.models.methods import Method, Step, parse_layers, parse_targets
-    from labkit.models.shapes import shape_of
     from labkit.page.memory_advice import answer_columns, answer_line, answer_rows, gpu_answer
     from labkit.theory.memory import predict
 
-    chosen = Method(
-        kind=method,
-        rank=rank,
-        targets=parse_targets(targets),
-        layers=parse_layers(layers),
-        dtype=dtype,
-        adapter_dtype=adapter_dtype,
-        double_quant=double_quant,
-        kbit_prepare=kbit_prepare,
-    )
-    step = Step(
-        batch=batch,
-        seq_len=seq_len,
-        optimizer=optimizer,
-        checkpointing=checkpointing,
-        attention=attention,
-        loss=loss,
-        keep_logits=keep_logits,
-        padded=padded,
-    )
-    shape = shape_of(model)
-    prediction = predict(shape, chosen, step)
-    answer = {} if gpu is None else gpu_answer(shape, chosen, step, gpu_gib=gpu)
+    prediction = predict(asked.shape, asked.method, asked.step)
+    answer = {} if gpu is None else gpu_answer(asked.shape, asked.method, asked.step, gpu_gib=gpu)
     if as_json:
         _print_json(asdict(prediction) | answer)
         return
     rows = [(name, f"{n_bytes:,}", _gib(n_bytes)) for name, n_bytes in prediction.components.items() if n_bytes]
-    rows += [
-        (
-            "peak (" + prediction.peak_phase + ")",
-            f"{prediction.peak_allocated_bytes:,}",
-            _gib(prediction.peak_allocated_bytes),
-        )
-    ]
-    _print_table(f"{model}, {method}: at the peak of one step", ("component", "bytes", "GiB"), rows)
+    peak = prediction.peak_allocated_bytes
+    rows += [(f"peak ({prediction.peak_phase})", f"{peak:,}", _gib(peak))]
+    title = f"{asked.shape.name}, {asked.method.kind}: at the peak of one step"
+    _print_table(title, ("component", "bytes", "GiB"), rows)
     phases = [(name, f"{n_bytes:,}", _gib(n_bytes)) for name, n_bytes in prediction.phases.items()]
     _print_table("peak of each phase", ("phase", "bytes", "GiB"), phases)
     out.print(f"trainable {prediction.trainable_params:,} of {prediction.total_params:,} parameters")
@@ -238,6 +192,29 @@ def lecture(
         table.add_row(*map(_escape, cells(row)))
     out.print(table)
     out.print(summary(rows))
+
+
+@app.command()
+@takes_step_flags
+def dryrun(asked: Asked, as_json: JsonFlag = False) -> None:
+    """Trace the training step of the installed libraries without weights or GPU, beside the prediction."""
+    from labkit.theory.memory import predict
+    from labkit.training.dryrun import trace
+
+    traced = trace(asked.shape, asked.method, asked.step)
+    if as_json:
+        _print_json(asdict(traced))
+        return
+    prediction = predict(asked.shape, asked.method, asked.step)
+    pairs = {name: (prediction.components[name], size) for name, size in traced.components.items()}
+    pairs |= {f"peak of {name}": (prediction.phases[name], size) for name, size in traced.phases.items()}
+    pairs["peak"] = prediction.peak_allocated_bytes, traced.peak_allocated_bytes
+    rows = [(name, *map(_gib, pair), _ratio(*pair)) for name, pair in pairs.items() if any(pair)]
+    title = f"{asked.shape.name}, {asked.method.kind}: one step"
+    _print_table(title, ("", "predicted, GiB", "dry run, GiB", "ratio"), rows)
+    out.print(_escape(f"peak in {traced.peak_phase}, at {traced.peak_operation}"), soft_wrap=True)
+    out.print(f"trainable {traced.trainable_params:,} of {traced.total_params:,} parameters")
+    out.print("Not included: CUDA context, cuBLAS workspaces, and what the allocator reserves without using it.")
 
 
 @app.command()
@@ -307,6 +284,10 @@ def _print_table(title: str, columns: tuple[str, ...], rows: list[tuple]) -> Non
 
 def _gib(n_bytes: int | None) -> str:
     return "–" if n_bytes is None else f"{n_bytes / 2**30:.2f}"
+
+
+def _ratio(predicted: int, traced: int) -> str:
+    return f"{predicted / traced:.3f}" if traced else "–"
 
 
 def _escape(text: str) -> str:

@@ -1,6 +1,7 @@
 """The command line is wiring: flags arrive, errors are one line with exit code 2, JSON is JSON."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ invoke = CliRunner().invoke
 
 def test_every_command_of_the_readme_has_help():
     listed = invoke(app, ["--help"]).stdout
-    for command in ("doctor", "lab", "build", "run", "memory", "lecture", "sft"):
+    for command in ("doctor", "lab", "build", "run", "memory", "dryrun", "lecture", "sft"):
         assert command in listed
         assert invoke(app, [command, "--help"]).exit_code == 0
 
@@ -44,6 +45,34 @@ def test_memory_prints_the_prediction_of_the_same_flags():
     assert set(keys) <= printed.keys()
 
 
+def test_dryrun_takes_the_flags_of_memory_and_prints_the_same_object():
+    flags = "--model smollm2-135m --method qdora --rank 4 --targets q_proj --batch 2 --seq-len 32 --loss chunked --json"
+    traced, predicted = (json.loads(invoke(app, [command, *flags.split()]).stdout) for command in ("dryrun", "memory"))
+    assert traced.pop("peak_operation").startswith("aten.")
+    assert traced.keys() == predicted.keys()
+    same = ("settings", "trainable_params", "total_params")
+    assert {name: traced[name] for name in same} == {name: predicted[name] for name in same}
+    assert traced["peak_allocated_bytes"] == sum(traced["components"].values())
+    assert traced["peak_allocated_bytes"] == pytest.approx(predicted["peak_allocated_bytes"], rel=0.03)
+
+
+def test_dryrun_shows_prediction_and_trace_side_by_side():
+    done = invoke(app, ["dryrun", "--model", "smollm2-135m", "--method", "lora", "--seq-len", "32"])
+    assert done.exit_code == 0
+    for text in ("predicted, GiB", "dry run, GiB", "ratio", "peak of backward", "peak in "):
+        assert text in done.stdout
+
+
+def test_both_commands_have_the_same_flags():
+    memory, dryrun = (
+        invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout for command in ("memory", "dryrun")
+    )
+    found = [set(re.findall(r"--[a-z-]+", text)) for text in (memory, dryrun)]
+    assert found[0] - found[1] == {"--gpu"}
+    assert found[1] < found[0]
+    assert {"--model", "--kbit-prepare", "--no-kbit-prepare", "--json"} <= found[1]
+
+
 def test_the_lectures_forty_million_are_eighty_seven():
     done = invoke(app, ["memory", "--model", "qwen3-8b", "--rank", "32", "--json"])
     assert json.loads(done.stdout)["trainable_params"] == 87_293_952
@@ -57,6 +86,8 @@ def test_the_lectures_forty_million_are_eighty_seven():
         (["memory", "--model", "/no/such/folder"], "/no/such/folder"),
         (["memory", "--targets", "q_proj,z_proj"], "z_proj"),
         (["memory", "--layers", "3-x"], "3-x"),
+        (["dryrun", "--rank", "0"], "rank=0"),
+        (["dryrun", "--model", "qwen4-7b"], "qwen4-7b"),
         (["run", "42"], "42"),
         (["run", "--lang", "fr"], "fr"),
         (["build", "--lang", "fr"], "fr"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from labkit.models.methods import DTYPE_BYTES, Method, Step
+from labkit.models.methods import DTYPE_BYTES, TARGETS, Method, Step
 from labkit.models.shapes import ModelShape
 
 QKV, GATE_UP = {"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}
@@ -45,7 +45,8 @@ def shares_input(method: Method) -> bool:
     Not so if dropout makes a new tensor, or if the element types differ: PEFT casts the input once per module. Under
     autocast PEFT's plain LoRA casts to float32 and autocast back to bf16; its bitsandbytes layer leaves the cast out.
     """
-    same_type = adapter_element_bytes(method) == element_bytes(method)
+    mixed = method.quantized and method.dtype == "float16"  # TRL makes the adapters of any 4-bit base bf16
+    same_type = adapter_element_bytes(method) == element_bytes(method) and not mixed
     return method.dropout == 0 and same_type and (method.quantized or not autocast(method))
 
 
@@ -111,16 +112,25 @@ def adapter_bytes(shape: ModelShape, method: Method) -> int:
     return saved
 
 
-def dora_fixed_bytes(shape: ModelShape, method: Method) -> int:
+def dora_fixed_bytes(shape: ModelShape, method: Method, targets: tuple[str, ...] | None = None) -> int:
     """Bytes that DoRA keeps per layer, whatever the tokens: norm, magnitude / norm and that minus 1, 3 a d_out.
 
-    With dropout PEFT computes the base output a second time, from the dropped input, and autograd keeps the weight in
-    the adapter's type for it: a d_in d_out.
+    With dropout PEFT computes the base output a second time, from the dropped input, and autograd keeps the weight for
+    it: a d_in d_out, unless that is the base's own weight, which is there anyway.
+
+    Args:
+        targets: count these linears only; None counts all that are adapted.
     """
     if not method.uses_magnitude:
         return 0
-    a, linears = adapter_element_bytes(method), shape.linears()
-    return a * sum(d_out * (3 + (d_in if method.dropout else 0)) for d_in, d_out in map(linears.get, method.targets))
+    copied = method.dropout > 0 and copies_weight(method)
+    named = map(shape.linears().get, method.targets if targets is None else targets)
+    return adapter_element_bytes(method) * sum(d_out * (3 + (d_in if copied else 0)) for d_in, d_out in named)
+
+
+def copies_weight(method: Method) -> bool:
+    """Whether DoRA needs the weight in another form than the base has it: dequantized, or in the adapter's type."""
+    return method.quantized or autocast(method) or adapter_element_bytes(method) != DTYPE_BYTES[method.dtype]
 
 
 def autocast_bytes(shape: ModelShape, method: Method) -> int:
@@ -158,15 +168,60 @@ def mlp_half_bytes(shape: ModelShape, method: Method, step: Step, *, trains: boo
     return step.tokens * per_token
 
 
+def output_half_bytes(shape: ModelShape, method: Method, step: Step, *, trains: bool, adapted: bool) -> int:
+    """Bytes that o_proj keeps, its input and its adapter: gone when the backward pass reaches the attention scores."""
+    if adapted and "o_proj" in method.targets:
+        shared = element_bytes(method) * shape.q_size if shares_input(method) else 0
+        return step.tokens * (shared + adapter_bytes(shape, replace(method, targets=("o_proj",))))
+    return step.tokens * element_bytes(method) * shape.q_size if trains else 0
+
+
+def dora_own_bytes(shape: ModelShape, method: Method, step: Step, name: str) -> int:
+    """Bytes that DoRA keeps for one linear after it has the norm: its LoRA output, a d_out, with dropout its base output
+    too, and `dora_fixed_bytes`."""
+    outputs = shape.linears()[name][1] * (2 if method.dropout else 1)
+    return step.tokens * adapter_element_bytes(method) * outputs + dora_fixed_bytes(shape, method, (name,))
+
+
+def unmade_bytes(shape: ModelShape, method: Method, step: Step, name: str) -> int:
+    """Bytes of an adapted layer's `layer_bytes` that are not there yet when DoRA takes the norm of ``name``'s weight:
+    its own, see `dora_own_bytes`, and whatever comes after it in the layer. The a r of later adapters are left out (a
+    moment stays a straight line in the rank that way)."""
+    method = replace(method, rank=1, alpha=1)
+    a, e, tokens = adapter_element_bytes(method), element_bytes(method), step.tokens
+    if name in QKV:
+        made = 4 + (e if shares_input(method) else a + (1 if method.dropout else 0))
+        return layer_bytes(shape, method, step, trains=False, adapted=True) - tokens * made * shape.hidden_size
+    later = tuple(target for target in method.targets if TARGETS.index(target) > TARGETS.index(name))
+    unmade = dora_own_bytes(shape, method, step, name) + dora_fixed_bytes(shape, method, later)
+    if name == "o_proj":
+        return unmade + mlp_half_bytes(shape, method, step, trains=False, adapted=True)
+    wide = {"gate_proj": 3, "up_proj": 1, "down_proj": 0}[name] * e * shape.intermediate_size
+    return unmade + tokens * (wide + (adapter_bytes(shape, replace(method, targets=later)) if later else 0))
+
+
 def before_first_gradient_bytes(shape: ModelShape, method: Method, step: Step) -> int:
     """Bytes that the first trained layer does *not* keep, because its input needs no gradient (no checkpointing).
 
     The first norm's float32 input, 4h per token; if no adapter sits on q, k or v, the attention before the first
-    adapter too; if none sits before down_proj, everything but the adapters.
+    adapter too; if none sits before down_proj, everything but the adapters. The first adapters keep no dropout mask.
     """
     if method.kind == "full":  # the embedding trains, so its output needs a gradient
         return 0
-    if method.kind == "spectrum" or QKV & set(method.targets):
+    if method.kind == "spectrum":
+        return step.tokens * 4 * shape.hidden_size
+    return step.tokens * _first_masks(shape, method) + _before_first_adapter(shape, method, step)
+
+
+def _first_masks(shape: ModelShape, method: Method) -> int:
+    """Bytes per token of the dropout masks of the first adapters: their input's gradient is not needed."""
+    targets = set(method.targets)
+    first = next(group for group in (QKV, {"o_proj"}, GATE_UP, {"down_proj"}) if group & targets) & targets
+    return sum(shape.linears()[name][0] for name in first) if method.dropout else 0
+
+
+def _before_first_adapter(shape: ModelShape, method: Method, step: Step) -> int:
+    if QKV & set(method.targets):
         return step.tokens * 4 * shape.hidden_size
     norms, half = norm_bytes(shape, method, trains=False), 4 * shape.hidden_size + 4
     attention = attention_bytes(shape, method, step, keeps_output=False)
@@ -177,19 +232,29 @@ def before_first_gradient_bytes(shape: ModelShape, method: Method, step: Step) -
 
 
 def saved_bytes(shape: ModelShape, method: Method, step: Step) -> int:
-    """Bytes that all decoder layers together keep until the backward pass.
+    """Bytes that all decoder layers together keep until the backward pass, and the mask they share.
 
     With checkpointing each layer's input, e h per token, and nothing else; frozen layers too, because transformers then
     makes the embedding's output require a gradient. Without, nothing is kept below the first trained layer.
     """
     if step.checkpointing:
-        return shape.n_layers * step.tokens * element_bytes(method) * shape.hidden_size
+        return shape.n_layers * step.tokens * element_bytes(method) * shape.hidden_size + mask_bytes(method, step)
     chosen = len(method.layers) or shape.n_layers
     frozen = shape.n_layers - min(method.layers, default=0) - chosen
     adapted = method.uses_adapters
     one = layer_bytes(shape, method, step, trains=not adapted, adapted=adapted) + autocast_bytes(shape, method)
     bare = layer_bytes(shape, method, step, trains=False, adapted=False)
-    return chosen * one + frozen * bare - before_first_gradient_bytes(shape, method, step)
+    return chosen * one + frozen * bare - before_first_gradient_bytes(shape, method, step) + mask_bytes(method, step)
+
+
+def mask_bytes(method: Method, step: Step) -> int:
+    """Bytes of the attention mask that all layers share: s^2 per sequence, of e for eager attention; of 1 if padded.
+
+    Without padding SDPA needs none. Each layer of a padded batch makes its own of e besides, see `attention_bytes`.
+    """
+    if step.attention == "eager":
+        return element_bytes(method) * step.batch * step.seq_len**2
+    return step.batch * step.seq_len**2 if step.padded else 0
 
 
 def head_saved_bytes(shape: ModelShape, method: Method, step: Step) -> int:

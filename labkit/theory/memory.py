@@ -65,7 +65,7 @@ def predict(shape: ModelShape, method: Method, step: Step) -> Prediction:
     """Predict the peak GPU memory of one training step.
 
     Raises:
-        LabError: a selected layer that the model does not have, or autocast over a float32 base (not treated).
+        LabError: a selected layer that the model does not have, or autocast over a base that is not bfloat16.
     """
     passed = moments(shape, method, step)
     phases = {phase: max(sum(held.values()) for name, held in passed if name == phase) for phase in PHASES}
@@ -93,13 +93,14 @@ def gpu_capacity() -> int | None:
     return torch.cuda.get_device_properties().total_memory if torch.cuda.is_available() else None
 
 
-def _check(shape: ModelShape, method: Method) -> None:
+def check_settings(shape: ModelShape, method: Method) -> None:
+    """Refuse what neither the closed form nor the dry run treats; see `predict`."""
     if method.layers and method.layers[-1] >= shape.n_layers:
         rule = f"{shape.name} has the layers 0 to {shape.n_layers - 1}"
         raise LabError(f"layers={method.layers}", rule, "name layers that exist")
-    if method.uses_adapters and method.adapter_dtype == "autocast" and method.dtype == "float32":
-        rule = "autocast over a float32 base keeps a second, 16-bit copy of it and is not treated here"
-        raise LabError("adapter_dtype='autocast' with dtype='float32'", rule, "load the base in bfloat16")
+    if method.uses_adapters and method.adapter_dtype == "autocast" and method.dtype != "bfloat16":
+        rule = f"bf16 autocast over a {method.dtype} base keeps a second copy of it and is not treated here"
+        raise LabError(f"adapter_dtype='autocast' with dtype={method.dtype!r}", rule, "load the base in bfloat16")
 
 
 # --- what is resident: exact -----------------------------------------------------------------------------------------
@@ -217,14 +218,15 @@ def moments(shape: ModelShape, method: Method, step: Step) -> list[Moment]:
     Raises:
         LabError: see `predict`.
     """
-    _check(shape, method)
+    check_settings(shape, method)
     resident = _resident(shape, method, step)
     loaded = {name: size for name, size in resident.items() if name != "optimizer_states"}
+    later = [*_layers_backward(shape, method, step), *_embedding_backward(shape, method, step)]
+    kept = {"logits": moving.kept_logit_bytes(shape, method, step)}
     passing = [
         *(("forward", held) for held in _forward(shape, method, step)),
         *(("backward", held) for held in _loss_backward(shape, method, step)),
-        *(("backward", held) for held in _layers_backward(shape, method, step)),
-        *(("backward", held) for held in _embedding_backward(shape, method, step)),
+        *(("backward", held | kept) for held in later),
         ("optimizer", _update(shape, method, step)),
     ]
     return [("load", loaded), *((phase, resident | held) for phase, held in passing)]
@@ -236,6 +238,8 @@ def _forward(shape: ModelShape, method: Method, step: Step) -> list[dict[str, in
     layer = {"activations": saved, "temporary": moving.forward_layer_bytes(shape, method, step)}
     logits = moving.logit_bytes(shape, method, step, backward=False)
     cast = moving.head_cast_bytes(shape, method, step, backward=False)
+    if step.loss == "fused":  # the tokens that carry loss are copied; the model's output is there beside the copy
+        cast += step.tokens * act.element_bytes(method) * shape.hidden_size
     return [layer, {"activations": saved + head, "logits": logits, "temporary": cast}]
 
 
@@ -248,12 +252,12 @@ def _loss_backward(shape: ModelShape, method: Method, step: Step) -> list[dict[s
     weight = moving.head_weight_gradient_bytes(shape, method, step)
     return [
         {"activations": activations, "logits": logits, "temporary": moved},
-        {"activations": activations, "temporary": weight},
+        {"activations": activations, "logits": moving.kept_logit_bytes(shape, method, step), "temporary": weight},
     ]
 
 
 def _layers_backward(shape: ModelShape, method: Method, step: Step) -> list[dict[str, int]]:
-    """Inside the top layer (all activations, few gradients) and inside the lowest (the reverse).
+    """Inside the top layer (all activations, few gradients), inside the lowest (the reverse), and at its first norm.
 
     The LM head's gradient waits for the embedding's if the two are tied: it is temporary until they are added.
     """
@@ -266,9 +270,12 @@ def _layers_backward(shape: ModelShape, method: Method, step: Step) -> list[dict
     top = {"gradients": done, "activations": saved + again, "temporary": flight + waiting}
     lowest = 0 if step.checkpointing else min(method.layers, default=0)
     one, flight, own = _layer_backward(shape, method, step, lowest)
-    gradients = _bytes(trainable_tensors(shape, method)) - matrix - own
-    kept = one + (residual if step.checkpointing else 0)
-    return [top, {"gradients": gradients, "activations": kept, "temporary": flight + waiting}]
+    gradients = _bytes(trainable_tensors(shape, method)) - matrix
+    kept = one + (residual if step.checkpointing else 0) + act.mask_bytes(method, step)
+    bottom = {"gradients": gradients - own, "activations": kept, "temporary": flight + waiting}
+    norm = step.tokens * 4 * shape.hidden_size + (residual if step.checkpointing else 0)
+    last = {"gradients": gradients, "activations": norm + act.mask_bytes(method, step)}
+    return [top, bottom, last | {"temporary": moving.norm_gradient_bytes(shape, method, step) + waiting}]
 
 
 def _layer_backward(shape: ModelShape, method: Method, step: Step, layer: int) -> tuple[int, int, int]:

@@ -20,31 +20,38 @@ def logit_bytes(shape: ModelShape, method: Method, step: Step, *, backward: bool
     ``full`` (transformers), per token: logits e V, their float32 copy 4V and log-softmax 4V in the forward pass; in the
     backward pass log-softmax 4V, its incoming gradient 4V and its outgoing one 4V, so 12V, plus the logits e V if the
     caller keeps them. ``chunked``: 8V and 12V for 256 tokens. ``fused``: one tile of TRL 1.16's
-    `ChunkedLogProbFunction` (min(N, 4,096) tokens by 32,768 columns, in the compute type), in both passes; assumed are
+    `ChunkedLogProbFunction` (min(N, 4,096) tokens by 32,768 columns, however small V is, in the compute type), in both
+    passes; assumed are
     its Triton kernels, which work inside the tile (the torch fallback off CUDA makes several float32 copies of it),
     and that every token carries loss (it skips masked ones).
     """
     e, vocab = act.compute_bytes(method), shape.vocab_size
     if step.loss == "fused":
-        return e * min(step.tokens, FUSED_TOKENS) * min(vocab, FUSED_VOCAB)
+        return e * min(step.tokens, FUSED_TOKENS) * FUSED_VOCAB
     tokens = min(step.tokens, CHUNK_TOKENS) if step.loss == "chunked" else step.tokens
     if not backward:
         return tokens * vocab * (8 + (e if e < 4 and step.loss == "full" else 0))
     return tokens * vocab * (12 + (e if step.keep_logits else 0))
 
 
+def kept_logit_bytes(shape: ModelShape, method: Method, step: Step) -> int:
+    """Bytes of the logits that the caller keeps through the backward pass: e V per token."""
+    return act.compute_bytes(method) * step.tokens * shape.vocab_size if step.keep_logits else 0
+
+
 def head_cast_bytes(shape: ModelShape, method: Method, step: Step, *, backward: bool) -> int:
     """Bytes of autocast's 16-bit copy of an LM head that k-bit preparation raised to float32.
 
-    2 V h while the loss runs; ``fused`` casts 32,768 rows at a time, and in the backward pass makes the next copy
-    before it lets go of the last.
+    2 V h while the loss runs; ``fused`` casts 2 h of its input per token, and 32,768 rows at a time, and in the backward
+    pass makes the next copy before it lets go of the last.
     """
     if not (act.autocast(method) and act.element_bytes(method) == 4):
         return 0
     if step.loss != "fused":
         return 2 * shape.embedding_params()
+    inputs = 2 * min(step.tokens, FUSED_TOKENS) * shape.hidden_size
     rows = min(shape.vocab_size, FUSED_VOCAB * (2 if backward else 1))
-    return 2 * rows * shape.hidden_size
+    return 2 * rows * shape.hidden_size + inputs
 
 
 def head_gradient_bytes(shape: ModelShape, method: Method, step: Step) -> int:
@@ -75,21 +82,70 @@ def head_weight_gradient_bytes(shape: ModelShape, method: Method, step: Step) ->
     return e * (step.tokens * (shape.vocab_size + shape.hidden_size) + shape.embedding_params())
 
 
-def dora_norm_bytes(shape: ModelShape, method: Method, *, saved: bool) -> int:
+def dora_norm_bytes(shape: ModelShape, method: Method, name: str, *, saved: bool) -> int:
     """Bytes that PEFT's DoRA needs to find the norm of W0 + BA for one linear, whatever the tokens.
 
     It multiplies B A with an identity (in x in), then holds BA, W0 in the adapter's type, the scaled BA and the sum (in
-    x out each): a (in^2 + 4 in out) for the largest adapted linear. A plain W0 of that type is not copied. Where
-    autograd saves nothing (``saved=False``: forward under checkpointing) the identity is gone before W0 comes.
+    x out each): a (in^2 + 4 in out). A W0 that is of that type is not copied. Where autograd saves nothing
+    (``saved=False``: forward under checkpointing) the identity is gone before W0 comes. Autocast makes BA from a bf16
+    identity, which is what autograd saves; the float32 one is there beside it only until BA is (6 in^2).
+    """
+    d_in, d_out = shape.linears()[name]
+    eye, weight = d_in**2, d_in * d_out
+    if act.autocast(method):
+        return max(6 * eye + 2 * weight, (2 * eye if saved else 0) + 16 * weight)
+    a = 2 if method.adapter_dtype == "bfloat16" else 4
+    held = 4 if act.copies_weight(method) else 3
+    return a * (eye + held * weight if saved else max(eye + weight, held * weight))
+
+
+def dora_layer_bytes(shape: ModelShape, method: Method, step: Step, *, backward: bool) -> int:
+    """The largest instant of DoRA in a layer that runs forward, beside `activations.layer_bytes`.
+
+    At every adapted linear two: taking the norm (`dora_norm_bytes`), when what the layer keeps later is not there yet;
+    and scaling the outputs, 3 a d_out, with the identity, BA and a dequantized or cast W0 still held.
+
+    Args:
+        backward: the layer is computed again, beside the gradients that have reached it.
     """
     if not method.uses_magnitude:
         return 0
-    a = 2 if method.adapter_dtype == "bfloat16" else 4
-    held = 4 if method.quantized or a != DTYPE_BYTES[method.dtype] else 3
-    if saved and method.dropout:
-        held -= 1  # this W0 is the one that `activations.dora_fixed_bytes` counts
-    sizes = [(d_in**2, d_in * d_out) for d_in, d_out in (shape.linears()[name] for name in method.targets)]
-    return a * max(eye + held * weight if saved else max(eye + weight, held * weight) for eye, weight in sizes)
+    a, instants = act.adapter_element_bytes(method), []
+    for name in method.targets:
+        d_in, d_out = shape.linears()[name]
+        beside = step.tokens * _beside_dora(shape, method, name, backward=backward)
+        unmade, own = act.unmade_bytes(shape, method, step, name), act.dora_own_bytes(shape, method, step, name)
+        instants.append(dora_norm_bytes(shape, method, name, saved=True) + beside - unmade)
+        weights = 8 if act.autocast(method) else a * (1 + (act.copies_weight(method) and not method.dropout))
+        held = a * d_in**2 + weights * d_in * d_out + step.tokens * 3 * a * d_out
+        instants.append(held + beside - (unmade - own))
+    return max(instants)
+
+
+def _beside_dora(shape: ModelShape, method: Method, name: str, *, backward: bool) -> int:
+    """Bytes per token beside what the layer keeps, while DoRA works on linear ``name``.
+
+    The residual and the linear's input in e, as far as they are not kept; with dropout the undropped input in the
+    adapter's type, and the base output. Autocast keeps none of PEFT's float32 inputs (4 each, dropped or not), and
+    casts the dropped one once more for the base. In the backward pass the residual's gradient, e h, and down_proj's in the
+    adapter's type or, if no adapter sits there, its input's, e i.
+    """
+    e, a, hidden = act.element_bytes(method), act.adapter_element_bytes(method), shape.hidden_size
+    d_in, d_out = shape.linears()[name]
+    shared = act.shares_input(method)
+    beside = (0 if shared else e * d_in) + (0 if e == 4 else e * hidden)
+    if act.autocast(method):
+        cast = (0, e) if method.quantized else (4, 6)
+        beside += (cast[0] + (cast[1] if method.dropout else 0)) * d_in
+    elif method.dropout:
+        beside += a * d_in
+    if method.dropout:
+        beside += e * d_out
+    if name == "down_proj" and not shared:
+        beside += e * hidden  # the normalized input that gate_proj and up_proj had
+    if backward:
+        beside += e * hidden + (a * hidden if "down_proj" in method.targets else e * shape.intermediate_size)
+    return beside
 
 
 def forward_layer_bytes(shape: ModelShape, method: Method, step: Step) -> int:
@@ -98,31 +154,64 @@ def forward_layer_bytes(shape: ModelShape, method: Method, step: Step) -> int:
     Checkpointed, in the MLP: silu(gate), up_proj's output and their product, 3 e i per token; if up_proj is adapted,
     silu(gate), the base output, the adapter's output and its scaled copy, (2e + 2a) i. With them the residual, the
     normalized input and its float32 copy, 8h. Eager attention: scores and their copy in e, softmax in float32. A
-    quantized base: its largest weight, dequantized. Not checkpointed, everything but DoRA's work on the weights is
-    saved, or smaller than the loss.
+    quantized base: its largest weight, dequantized. Not checkpointed, nearly everything is saved: what is left is
+    DoRA's work on the weights, and down_proj's in the last layer.
     """
     e, a = act.element_bytes(method), act.adapter_element_bytes(method)
     if not step.checkpointing:
-        return dora_norm_bytes(shape, method, saved=True)
+        work = (dora_layer_bytes(shape, method, step, backward=False), _last_down(shape, method, step))
+        return max(0, *work, _last_weight(shape, method, step))
     adapted = "up_proj" in method.targets and method.uses_adapters
     wide = step.tokens * (2 * e + 2 * a if adapted else 3 * e) * shape.intermediate_size
     scores = (4 + 2 * e) * _scores(shape, step)
     weight = _weight_bytes(shape, method) if method.quantized else 0
-    work = max(wide, scores, weight, dora_norm_bytes(shape, method, saved=False))
+    norms = [dora_norm_bytes(shape, method, name, saved=False) for name in method.targets if method.uses_magnitude]
+    work = max(wide, scores, weight, *norms)
     return work + step.tokens * 8 * shape.hidden_size
+
+
+def _last_down(shape: ModelShape, method: Method, step: Step) -> int:
+    """At the end of the last layer, not checkpointed: an adapter's input e i beside the copy of it that is saved.
+
+    As wide as the residual: the adapter's output and its scaled copy, 2 a h, the residual twice, the base output and
+    the normalized input, 4 e h; one more e h where PEFT clones the output of a quantized base.
+    """
+    e, a = act.element_bytes(method), act.adapter_element_bytes(method)
+    if not (method.uses_adapters and "down_proj" in method.targets):
+        return 0
+    inner = 0 if act.shares_input(method) else e * shape.intermediate_size
+    return step.tokens * (inner + (2 * a + (5 if method.quantized else 4) * e) * shape.hidden_size)
+
+
+def _last_weight(shape: ModelShape, method: Method, step: Step) -> int:
+    """At down_proj of the last layer, not checkpointed, on a quantized base: its weight, dequantized.
+
+    The MLP's product e i is there, and the adapter's copy of it not yet; the residual, the normalized input and the
+    output, 3 e h.
+    """
+    if not method.quantized:
+        return 0
+    e = act.element_bytes(method)
+    inner = (e - _down_copy(method)) * shape.intermediate_size
+    return _weight_bytes(shape, method) + step.tokens * (inner + 3 * e * shape.hidden_size)
 
 
 def backward_layer_bytes(shape: ModelShape, method: Method, step: Step, *, trains: bool, adapted: bool) -> int:
     """Bytes in flight inside a layer's backward pass, beside `activations.layer_bytes`: the largest instant."""
     instants = [_down_gradient(shape, method, step, trains=trains, adapted=adapted)]
+    if trains:
+        instants.append(_gate_gradient(shape, method, step))
     if method.quantized:
-        recomputed = (False, True) if adapted and step.checkpointing else (False,)
-        instants += [_dequantized(shape, method, step, recomputed=again) for again in recomputed]
+        again = adapted and step.checkpointing and "down_proj" in method.targets  # else recomputation stops before it
+        recomputed = (False, True) if again else (False,)
+        instants += [_dequantized(shape, method, step, recomputed=on) for on in recomputed]
     if step.attention == "eager":
         gone = act.mlp_half_bytes(shape, method, step, trains=trains, adapted=adapted)
-        instants.append(_score_gradients(shape, method, step) - gone)
+        gone += act.output_half_bytes(shape, method, step, trains=trains, adapted=adapted)
+        instants.append(_score_gradients(shape, method, step, trains=trains) - gone)
     if adapted and step.checkpointing:
         instants += [_recomputed_up(shape, method, step), _recomputed_down(shape, method, step)]
+        instants.append(dora_layer_bytes(shape, method, step, backward=True))
     return max(instants)
 
 
@@ -134,25 +223,37 @@ def _scores(shape: ModelShape, step: Step) -> int:
 def _down_gradient(shape: ModelShape, method: Method, step: Step, *, trains: bool, adapted: bool) -> int:
     """Gradients of the MLP's product: one from the base, one from the adapter or the MLP, (e + c) i per token.
 
-    c is the type of the base's product: 2 if quantized, else e. One e i more if down_proj keeps no input that could be
-    freed by then. Beside them the residual's gradient, e h.
+    c is the type of the base's product: the 4-bit base's own type if quantized, else e. Then the gradients of its two factors beside it, 3 e i,
+    less the input that down_proj kept, which is gone by then. Beside them the residual's gradient, e h.
     """
     e = act.element_bytes(method)
-    wide = e + (2 if method.quantized else e)
-    if not (trains or (adapted and "down_proj" in method.targets)):
-        wide += e
+    kept = e if trains else (_down_copy(method) if adapted else 0)
+    wide = max(e + (DTYPE_BYTES[method.dtype] if method.quantized else e), 3 * e - kept)
     return step.tokens * (wide * shape.intermediate_size + e * shape.hidden_size)
+
+
+def _gate_gradient(shape: ModelShape, method: Method, step: Step) -> int:
+    """A trained layer at the weight gradients of up_proj: those of down_proj and of it, 2 e h i, and per token the
+    gradients of the product's factors, 2 e i, in place of the product, e i; the residual's gradient, e h."""
+    e = act.element_bytes(method)
+    matrices = 2 * e * shape.hidden_size * shape.intermediate_size
+    return matrices + step.tokens * e * (shape.intermediate_size + shape.hidden_size)
+
+
+def norm_gradient_bytes(shape: ModelShape, method: Method, step: Step) -> int:
+    """Bytes in flight at the very end of a layer's backward pass, in its first norm: five float32 copies, and e h."""
+    return step.tokens * (20 + act.element_bytes(method)) * shape.hidden_size
 
 
 def _dequantized(shape: ModelShape, method: Method, step: Step, *, recomputed: bool) -> int:
     """The largest weight (down_proj's, as large as up_proj's), dequantized.
 
-    For the gradient of its input, 2 i per token if the adapter shares that input (else the freed float32 input makes
-    room), and e h. Or recomputing down_proj: its input e i is there, but the adapter's copy of it not yet; as wide as
+    For the gradient of its input, 2 i per token (4 i if float32) if the adapter shares that input (else the freed
+    float32 input makes room), and e h. Or recomputing down_proj: its input e i is there, but the adapter's copy of it not yet; as wide as
     the residual, see `_recomputed_up`.
     """
     e, shared = act.element_bytes(method), act.shares_input(method)
-    inner, outer = 2 if shared else 0, e
+    inner, outer = DTYPE_BYTES[method.dtype] if shared else 0, e
     if recomputed:
         inner, outer = e - _down_copy(method), (3 if shared else 4) * e + act.adapter_element_bytes(method)
     wide = step.tokens * (inner * shape.intermediate_size + outer * shape.hidden_size)
@@ -174,10 +275,16 @@ def _down_copy(method: Method) -> int:
     return act.adapter_element_bytes(method) + (1 if method.dropout else 0)
 
 
-def _score_gradients(shape: ModelShape, method: Method, step: Step) -> int:
-    """Eager attention's scores in the backward pass: float32 gradient, the softmax kernel's float32 product, and the
-    result in e: 4 + 4 + e each."""
-    return (8 + act.element_bytes(method)) * _scores(shape, step)
+def _score_gradients(shape: ModelShape, method: Method, step: Step, *, trains: bool) -> int:
+    """Eager attention's scores in the backward pass: float32 gradient, the softmax kernel's float32 product and the
+    result, 4 + 4 + 4 each, of which the 16-bit copy that is gone by then makes up for 2. In float16, whose softmax
+    casts inside its kernel, the result takes 2. Beside them the residual's gradient and the values', e (h + q), and
+    the weight gradients of the MLP and of o_proj if they train."""
+    e, narrow = act.element_bytes(method), act.compute_bytes(method) == 2
+    result = (0 if method.dtype == "float16" else 2) if narrow else 4
+    matrices = 3 * shape.hidden_size * shape.intermediate_size + shape.q_size * shape.hidden_size if trains else 0
+    wide = step.tokens * (shape.hidden_size + shape.q_size)
+    return (8 + result) * _scores(shape, step) + e * (wide + matrices)
 
 
 def _recomputed_up(shape: ModelShape, method: Method, step: Step) -> int:
@@ -192,15 +299,14 @@ def _recomputed_up(shape: ModelShape, method: Method, step: Step) -> int:
 
 
 def _recomputed_down(shape: ModelShape, method: Method, step: Step) -> int:
-    """Recomputing down_proj: the MLP's product e i, and float32 copies of it, 4 i each, that nothing keeps.
+    """Recomputing down_proj: the MLP's product e i, unless it is kept, and float32 copies of it that nothing keeps.
 
-    One if dropout or autocast follows PEFT's cast, two if both do (its bitsandbytes layer has no cast under autocast).
-    DoRA works on the weight at that instant. As wide as the residual: the residual, the base output, the normalized
-    input and two gradients, 5 e h; DoRA has a gradient in the adapter's type instead of one of them.
+    One copy, 4 i, if dropout or autocast follows PEFT's cast, two if both do (its bitsandbytes layer has no cast under
+    autocast). As wide as the residual: the residual, the base output, the normalized input and two gradients, 5 e h.
     """
-    e, a = act.element_bytes(method), act.adapter_element_bytes(method)
+    e = act.element_bytes(method)
     autocast = act.autocast(method) and not method.quantized
     copies = (autocast + (method.dropout > 0 and (autocast or method.adapter_dtype == "float32"))) if e < 4 else 0
-    inner = (e + 4 * copies) * shape.intermediate_size if "down_proj" in method.targets else 0
-    outer = (4 * e + a if method.uses_magnitude else 5 * e) * shape.hidden_size
-    return step.tokens * (inner + outer) + dora_norm_bytes(shape, method, saved=True)
+    product = 0 if act.shares_input(method) else e
+    inner = (product + 4 * copies) * shape.intermediate_size if "down_proj" in method.targets else 0
+    return step.tokens * (inner + 5 * e * shape.hidden_size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,36 @@ if TYPE_CHECKING:
     from labkit.models.profiles import Profile
 
 
+@dataclass(slots=True)
+class Entry:
+    """One storage in the books: how large, what made it, and between which points of the curve it was held.
+
+    Attributes:
+        size_bytes: its size.
+        kind: what a resident tensor was said to be; empty for what an operation made.
+        operation: name of the operation that made it; empty for a resident one.
+        shape: of the tensor that it was made for.
+        phase: the phase in which it was made (see `Ledger.mark`).
+        recorded: whether autograd was recording then: a forward pass, also one that is run again.
+        since, until: first index of the curve at which it is held, and at which it no longer is (None: still there).
+        gradient_since: index at which it became a parameter's gradient.
+    """
+
+    size_bytes: int
+    kind: str
+    operation: str
+    shape: tuple[int, ...]
+    phase: str
+    recorded: bool
+    since: int
+    until: int | None = None
+    gradient_since: int | None = None
+
+    def held_at(self, index: int) -> bool:
+        """Whether it was held at this point of the curve."""
+        return self.since <= index and (self.until is None or index < self.until)
+
+
 class Ledger(TorchDispatchMode):
     """Books the storages of a block: ``with Ledger([...]) as ledger: ...``. CPU and meta tensors only.
 
@@ -33,20 +64,23 @@ class Ledger(TorchDispatchMode):
 
     Args:
         resident: tensors that are there already; they count from the start, until they are released.
+        device: book only tensors on this type of device, e.g. ``meta``; None books all.
 
     Attributes:
         curve: bytes held at the start and after every allocation and release inside the block.
+        entries: every storage that was in the books.
         starts: phase -> index in ``curve`` at which it began (see `mark`).
     """
 
-    def __init__(self, resident: Iterable[torch.Tensor] = ()) -> None:
+    def __init__(self, resident: Iterable[torch.Tensor] = (), *, device: str | None = None) -> None:
         super().__init__()
-        self._held: dict[int, int] = {}
-        self._now, self._open = 0, False
+        self._held: dict[int, Entry] = {}
+        self._now, self._open, self._operation = 0, False, ""
+        self._device = device
         self.curve: list[int] = []
+        self.entries: list[Entry] = []
         self.starts: dict[str, int] = {}
-        for tensor in resident:
-            self._book(tensor.untyped_storage())
+        self.add(resident)
 
     def __enter__(self) -> Ledger:
         self._open = True
@@ -59,9 +93,10 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
+        self._operation = str(operation)
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
-                self._book(tensor.untyped_storage())
+                self._book(tensor)
         return result
 
     @property
@@ -69,19 +104,39 @@ class Ledger(TorchDispatchMode):
         """The most that was held at once inside the block."""
         return max(self.curve)
 
+    def add(self, tensors: Iterable[torch.Tensor], kind: str = "") -> None:
+        """Book tensors that are there already, as ``kind``. What is in the books keeps its first entry."""
+        self._operation = ""
+        for tensor in tensors:
+            self._book(tensor, kind)
+
     def mark(self, phase: str) -> None:
         """Note that ``phase`` begins now."""
         self.starts[phase] = len(self.curve) - 1
 
-    def _book(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self._held:
+    def mark_gradient(self, gradient: torch.Tensor) -> None:
+        """Note that this tensor is a parameter's gradient from now on."""
+        self._held[gradient.untyped_storage()._cdata].gradient_since = len(self.curve) - 1
+
+    def _recorded(self) -> bool:
+        return torch.is_grad_enabled()
+
+    def _book(self, tensor: torch.Tensor, kind: str = "") -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._held or self._device not in (None, tensor.device.type):
             return
-        self._held[storage._cdata] = storage.nbytes()
+        phase, since = next(reversed(self.starts), ""), len(self.curve) if self._open else 0
+        shape = tuple(tensor.shape)
+        entry = Entry(storage.nbytes(), kind, self._operation, shape, phase, self._recorded(), since)
+        self._held[storage._cdata] = entry
+        self.entries.append(entry)
         weakref.finalize(storage, self._release, storage._cdata).atexit = False
-        self._change(storage.nbytes())
+        self._change(entry.size_bytes)
 
     def _release(self, key: int) -> None:
-        self._change(-self._held.pop(key))
+        entry = self._held.pop(key)
+        entry.until = len(self.curve)
+        self._change(-entry.size_bytes)
 
     def _change(self, size_bytes: int) -> None:
         self._now += size_bytes
@@ -96,8 +151,13 @@ def peak_bytes(run: Callable[[], object], *, resident: Iterable[torch.Tensor] = 
     return ledger.peak_bytes - ledger.curve[0]
 
 
-def random_model(shape: ModelShape, *, dtype: str = "bfloat16", device: str = "cpu") -> PreTrainedModel:
-    """transformers' model of this shape with random weights, ready to train; on ``meta`` it takes no memory."""
+def random_model(
+    shape: ModelShape, *, dtype: str = "bfloat16", device: str = "cpu", attention: str = "sdpa"
+) -> PreTrainedModel:
+    """transformers' model of this shape with random weights, ready to train; on ``meta`` it takes no memory.
+
+    Attention sees the whole sequence: Mistral's class would by default slide a window of 4,096 over it.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
@@ -110,16 +170,15 @@ def random_model(shape: ModelShape, *, dtype: str = "bfloat16", device: str = "c
         num_key_value_heads=shape.n_kv_heads,
         head_dim=shape.head_dim,
         tie_word_embeddings=shape.tied_embeddings,
+        **({"sliding_window": None} if shape.architecture == "mistral" else {}),
     )
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention)
     return model.train()
 
 
 def add_adapters(model: PreTrainedModel, method: Method) -> PeftModel:
     """``model`` with the adapters of ``method``, in its adapter type (PEFT's default: float32)."""
-    from peft import get_peft_model
-
     in_float32 = method.adapter_dtype != "bfloat16"
     on_meta = next(model.parameters()).is_meta
     with quiet():

@@ -1,0 +1,68 @@
+"""Seconds and memory of `labkit dryrun` as a user starts it: a new process each time, imports included.
+
+    python benchmarks/dryrun.py     # writes data/measurements/dryrun.json; a minute or two
+
+The sizes are those of ``--seq-len 2048``, rank 16. Memory is the largest resident set of the process; nothing of the
+model is in it. Repeated, and the fastest kept, because other programs may run on the machine.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+import time
+
+from labkit.files import write_json
+from labkit.paths import checkout
+from labkit.training.record import hardware, versions
+
+REPEATS = 3
+RUNS = [
+    ("qwen3-1.7b", "lora", ["--loss", "full", "--no-checkpointing"]),
+    ("qwen3-1.7b", "qlora", []),
+    ("qwen3-1.7b", "dora", []),
+    ("qwen3-8b", "full", []),
+    ("qwen3-8b", "qlora", []),
+]
+
+
+def run(model: str, method: str, options: list[str]) -> dict:
+    """One process: seconds from start to end, the largest resident set, the peak it found."""
+    command = [sys.executable, "-m", "labkit.cli", "dryrun", "--model", model, "--method", method, "--json"]
+    command += ["--rank", "16", "--seq-len", "2048", *options]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    found = json.loads(process.stdout.read())
+    _, status, used = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    assert status == 0
+    return {"seconds": seconds, "max_rss_bytes": used.ru_maxrss * 1024, "peak_bytes": found["peak_allocated_bytes"]}
+
+
+def best(model: str, method: str, options: list[str]) -> dict:
+    """The fastest of `REPEATS`."""
+    fastest = min((run(model, method, options) for _ in range(REPEATS)), key=lambda done: done["seconds"])
+    return {"model": model, "method": method, "options": " ".join(options), **fastest}
+
+
+def main() -> None:
+    """Run all and write what they took."""
+    machine = hardware()
+    report = {
+        "made_by": "benchmarks/dryrun.py",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": f"{machine['cores']} CPU cores of an {machine['cpu']}, shared with other programs",
+        "versions": versions(),
+        "runs": [best(*each) for each in RUNS],
+    }
+    write_json(checkout() / "data" / "measurements" / "dryrun.json", report)
+    for each in report["runs"]:
+        memory = f"{each['max_rss_bytes'] / 2**20:.0f} MiB"
+        print(each["model"], each["method"], each["options"], f"{each['seconds']:.1f} s", memory)
+
+
+if __name__ == "__main__":
+    main()
