@@ -177,8 +177,10 @@ def output_half_bytes(shape: ModelShape, method: Method, step: Step, *, trains: 
 
 
 def dora_own_bytes(shape: ModelShape, method: Method, step: Step, name: str) -> int:
-    """Bytes that DoRA keeps for one linear after it has the norm: its LoRA output, a d_out, with dropout its base output
-    too, and `dora_fixed_bytes`."""
+    """Bytes that DoRA keeps for one linear once it has the norm.
+
+    Its LoRA output, a d_out; with dropout its base output too; and `dora_fixed_bytes`.
+    """
     outputs = shape.linears()[name][1] * (2 if method.dropout else 1)
     return step.tokens * adapter_element_bytes(method) * outputs + dora_fixed_bytes(shape, method, (name,))
 

@@ -42,8 +42,8 @@ def kept_logit_bytes(shape: ModelShape, method: Method, step: Step) -> int:
 def head_cast_bytes(shape: ModelShape, method: Method, step: Step, *, backward: bool) -> int:
     """Bytes of autocast's 16-bit copy of an LM head that k-bit preparation raised to float32.
 
-    2 V h while the loss runs; ``fused`` casts 2 h of its input per token, and 32,768 rows at a time, and in the backward
-    pass makes the next copy before it lets go of the last.
+    2 V h while the loss runs; ``fused`` casts 2 h of its input per token, and 32,768 rows at a time, and in the
+    backward pass makes the next copy before it lets go of the last.
     """
     if not (act.autocast(method) and act.element_bytes(method) == 4):
         return 0
@@ -127,8 +127,8 @@ def _beside_dora(shape: ModelShape, method: Method, name: str, *, backward: bool
 
     The residual and the linear's input in e, as far as they are not kept; with dropout the undropped input in the
     adapter's type, and the base output. Autocast keeps none of PEFT's float32 inputs (4 each, dropped or not), and
-    casts the dropped one once more for the base. In the backward pass the residual's gradient, e h, and down_proj's in the
-    adapter's type or, if no adapter sits there, its input's, e i.
+    casts the dropped one once more for the base. In the backward pass the residual's gradient, e h, and down_proj's in
+    the adapter's type or, if no adapter sits there, its input's, e i.
     """
     e, a, hidden = act.element_bytes(method), act.adapter_element_bytes(method), shape.hidden_size
     d_in, d_out = shape.linears()[name]
@@ -223,8 +223,9 @@ def _scores(shape: ModelShape, step: Step) -> int:
 def _down_gradient(shape: ModelShape, method: Method, step: Step, *, trains: bool, adapted: bool) -> int:
     """Gradients of the MLP's product: one from the base, one from the adapter or the MLP, (e + c) i per token.
 
-    c is the type of the base's product: the 4-bit base's own type if quantized, else e. Then the gradients of its two factors beside it, 3 e i,
-    less the input that down_proj kept, which is gone by then. Beside them the residual's gradient, e h.
+    c is the type of the base's product: the 4-bit base's own type if quantized, else e. Then the gradients of its two
+    factors beside it, 3 e i, less the input that down_proj kept, which is gone by then. Beside them the residual's
+    gradient, e h.
     """
     e = act.element_bytes(method)
     kept = e if trains else (_down_copy(method) if adapted else 0)
@@ -249,8 +250,8 @@ def _dequantized(shape: ModelShape, method: Method, step: Step, *, recomputed: b
     """The largest weight (down_proj's, as large as up_proj's), dequantized.
 
     For the gradient of its input, 2 i per token (4 i if float32) if the adapter shares that input (else the freed
-    float32 input makes room), and e h. Or recomputing down_proj: its input e i is there, but the adapter's copy of it not yet; as wide as
-    the residual, see `_recomputed_up`.
+    float32 input makes room), and e h. Or recomputing down_proj: its input e i is there, but the adapter's copy of it
+    not yet; as wide as the residual, see `_recomputed_up`.
     """
     e, shared = act.element_bytes(method), act.shares_input(method)
     inner, outer = DTYPE_BYTES[method.dtype] if shared else 0, e
