@@ -58,7 +58,7 @@ def trace(shape: ModelShape, method: Method, step: Step) -> DryRun:
         LabError: what `labkit.theory.memory.predict` refuses; a block size that transformers cannot load.
     """
     check_settings(shape, method)
-    with as_on_cuda(method, step):
+    with quiet(), as_on_cuda(method, step):  # bitsandbytes prints a note about optional kernels when it is imported
         model = meta_model.build(shape, method, step)
         trained, total = meta_model.count(model)
         ledger = book_step(model, method, step, MetaLedger())
