@@ -20,8 +20,12 @@ QKV, GATE_UP = {"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}
 
 
 def element_bytes(method: Method) -> int:
-    """e: bytes of an element of the residual stream. K-bit preparation raises norms and embeddings, so e, to 4."""
-    return 4 if method.kbit_prepare else DTYPE_BYTES[method.dtype]
+    """e: bytes of an element of the residual stream. K-bit preparation raises norms and embeddings, so e, to 4.
+
+    So does DoRA on a 4-bit base under autocast: PEFT multiplies by the float32 magnitude and does not cast back there.
+    """
+    raised = method.kind == "qdora" and autocast(method) and bool({"o_proj", "down_proj"} & set(method.targets))
+    return 4 if method.kbit_prepare or raised else DTYPE_BYTES[method.dtype]
 
 
 def autocast(method: Method) -> bool:
@@ -45,7 +49,8 @@ def shares_input(method: Method) -> bool:
     Not so if dropout makes a new tensor, or if the element types differ: PEFT casts the input once per module. Under
     autocast PEFT's plain LoRA casts to float32 and autocast back to bf16; its bitsandbytes layer leaves the cast out.
     """
-    mixed = method.quantized and method.dtype == "float16"  # TRL makes the adapters of any 4-bit base bf16
+    # TRL makes half-precision adapters of a 4-bit base bf16, whatever the base's own type.
+    mixed = method.quantized and method.dtype == "float16" and method.adapter_dtype == "bfloat16"
     same_type = adapter_element_bytes(method) == element_bytes(method) and not mixed
     return method.dropout == 0 and same_type and (method.quantized or not autocast(method))
 
@@ -206,20 +211,25 @@ def before_first_gradient_bytes(shape: ModelShape, method: Method, step: Step) -
     """Bytes that the first trained layer does *not* keep, because its input needs no gradient (no checkpointing).
 
     The first norm's float32 input, 4h per token; if no adapter sits on q, k or v, the attention before the first
-    adapter too; if none sits before down_proj, everything but the adapters. The first adapters keep no dropout mask.
+    adapter too; if none sits before down_proj, everything but the adapters. The first adapters keep no dropout
+    mask.
     """
     if method.kind == "full":  # the embedding trains, so its output needs a gradient
         return 0
     if method.kind == "spectrum":
         return step.tokens * 4 * shape.hidden_size
-    return step.tokens * _first_masks(shape, method) + _before_first_adapter(shape, method, step)
+    return _first_dropout(shape, method, step) + _before_first_adapter(shape, method, step)
 
 
-def _first_masks(shape: ModelShape, method: Method) -> int:
-    """Bytes per token of the dropout masks of the first adapters: their input's gradient is not needed."""
+def _first_dropout(shape: ModelShape, method: Method, step: Step) -> int:
+    """Bytes of the first adapters' dropout masks, and of DoRA's weights for them: their input needs no gradient."""
+    if not method.dropout:
+        return 0
     targets = set(method.targets)
     first = next(group for group in (QKV, {"o_proj"}, GATE_UP, {"down_proj"}) if group & targets) & targets
-    return sum(shape.linears()[name][0] for name in first) if method.dropout else 0
+    copied = adapter_element_bytes(method) if method.uses_magnitude and copies_weight(method) else 0
+    sizes = [shape.linears()[name] for name in first]
+    return sum(step.tokens * d_in + copied * d_in * d_out for d_in, d_out in sizes)
 
 
 def _before_first_adapter(shape: ModelShape, method: Method, step: Step) -> int:

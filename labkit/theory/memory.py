@@ -257,17 +257,17 @@ def _loss_backward(shape: ModelShape, method: Method, step: Step) -> list[dict[s
 
 
 def _layers_backward(shape: ModelShape, method: Method, step: Step) -> list[dict[str, int]]:
-    """Inside the top layer (all activations, few gradients), inside the lowest (the reverse), and at its first norm.
+    """Inside the top layer or the highest selected one, inside the lowest, and at its first norm.
 
+    On top are all activations and few gradients, at the bottom the reverse.
     The LM head's gradient waits for the embedding's if the two are tied: it is temporary until they are added.
     """
     residual = step.tokens * act.element_bytes(method) * shape.hidden_size
     matrix = DTYPE_BYTES[method.dtype] * shape.embedding_params() if method.kind == "full" else 0
     waiting, done = (matrix, 0) if shape.tied_embeddings else (0, matrix)
-    saved = act.saved_bytes(shape, method, step)
-    one, flight, _ = _layer_backward(shape, method, step, shape.n_layers - 1)
-    again = one if step.checkpointing else 0
-    top = {"gradients": done, "activations": saved + again, "temporary": flight + waiting}
+    tops = {shape.n_layers - 1, max(method.layers, default=shape.n_layers - 1)}
+    kept, flight = max((_down_to(shape, method, step, layer) for layer in tops), key=sum)
+    top = {"gradients": done, "activations": kept, "temporary": flight + waiting}
     lowest = 0 if step.checkpointing else min(method.layers, default=0)
     one, flight, own = _layer_backward(shape, method, step, lowest)
     gradients = _bytes(trainable_tensors(shape, method)) - matrix
@@ -276,6 +276,15 @@ def _layers_backward(shape: ModelShape, method: Method, step: Step) -> list[dict
     norm = step.tokens * 4 * shape.hidden_size + (residual if step.checkpointing else 0)
     last = {"gradients": gradients, "activations": norm + act.mask_bytes(method, step)}
     return [top, bottom, last | {"temporary": moving.norm_gradient_bytes(shape, method, step) + waiting}]
+
+
+def _down_to(shape: ModelShape, method: Method, step: Step, layer: int) -> tuple[int, int]:
+    """Bytes kept, and in flight, when the backward pass is inside ``layer``; those above are frozen, and done."""
+    one, flight, _ = _layer_backward(shape, method, step, layer)
+    saved, above = act.saved_bytes(shape, method, step), shape.n_layers - 1 - layer
+    if step.checkpointing:
+        return saved + one - above * step.tokens * act.element_bytes(method) * shape.hidden_size, flight
+    return saved - above * act.layer_bytes(shape, method, step, trains=False, adapted=False), flight
 
 
 def _layer_backward(shape: ModelShape, method: Method, step: Step, layer: int) -> tuple[int, int, int]:

@@ -47,11 +47,12 @@ def head_cast_bytes(shape: ModelShape, method: Method, step: Step, *, backward: 
     """
     if not (act.autocast(method) and act.element_bytes(method) == 4):
         return 0
+    weight = 2 * shape.embedding_params() if method.kbit_prepare else 0
     if step.loss != "fused":
-        return 2 * shape.embedding_params()
+        return weight
     inputs = 2 * min(step.tokens, FUSED_TOKENS) * shape.hidden_size
     rows = min(shape.vocab_size, FUSED_VOCAB * (2 if backward else 1))
-    return 2 * rows * shape.hidden_size + inputs
+    return (2 * rows * shape.hidden_size if weight else 0) + inputs
 
 
 def head_gradient_bytes(shape: ModelShape, method: Method, step: Step) -> int:
@@ -72,14 +73,18 @@ def head_gradient_bytes(shape: ModelShape, method: Method, step: Step) -> int:
 
 
 def head_weight_gradient_bytes(shape: ModelShape, method: Method, step: Step) -> int:
-    """Bytes after the full loss, as the LM head's weight gradient appears: e V and e h per token, and e V h.
+    """Bytes after the logits' gradient, as the LM head's weight gradient appears.
 
-    It outweighs the 12V per token of `logit_bytes` only for batches of fewer tokens than about h / 5.
+    ``full``: e V and e h per token, and e V h; it outweighs the 12V per token of `logit_bytes` only for batches of
+    fewer tokens than about h / 5. ``chunked``: a chunk's gradient, the sum so far and their sum, 3 e V h, beside the
+    e h per token that leave the head.
     """
-    if step.loss != "full" or method.kind != "full":
+    if method.kind != "full" or step.loss == "fused":
         return 0
-    e = act.element_bytes(method)
-    return e * (step.tokens * (shape.vocab_size + shape.hidden_size) + shape.embedding_params())
+    e, matrix, hidden = act.element_bytes(method), shape.embedding_params(), step.tokens * shape.hidden_size
+    if step.loss == "chunked":
+        return e * (hidden + matrix * (3 if step.tokens > CHUNK_TOKENS else 1))
+    return e * (step.tokens * shape.vocab_size + hidden + matrix)
 
 
 def dora_norm_bytes(shape: ModelShape, method: Method, name: str, *, saved: bool) -> int:
@@ -279,13 +284,12 @@ def _down_copy(method: Method) -> int:
 def _score_gradients(shape: ModelShape, method: Method, step: Step, *, trains: bool) -> int:
     """Eager attention's scores in the backward pass: float32 gradient, the softmax kernel's float32 product and the
     result, 4 + 4 + 4 each, of which the 16-bit copy that is gone by then makes up for 2. In float16, whose softmax
-    casts inside its kernel, the result takes 2. Beside them the residual's gradient and the values', e (h + q), and
-    the weight gradients of the MLP and of o_proj if they train."""
+    casts inside its kernel, the result takes 2. Beside them the residual's gradient, e h, and the weight gradients of
+    the MLP and of o_proj if they train; the values' gradient takes the place of the values."""
     e, narrow = act.element_bytes(method), act.compute_bytes(method) == 2
     result = (0 if method.dtype == "float16" else 2) if narrow else 4
     matrices = 3 * shape.hidden_size * shape.intermediate_size + shape.q_size * shape.hidden_size if trains else 0
-    wide = step.tokens * (shape.hidden_size + shape.q_size)
-    return (8 + result) * _scores(shape, step) + e * (wide + matrices)
+    return (8 + result) * _scores(shape, step) + e * (step.tokens * shape.hidden_size + matrices)
 
 
 def _recomputed_up(shape: ModelShape, method: Method, step: Step) -> int:
