@@ -766,12 +766,12 @@ for shape in (small, large):
 
 # %% [markdown] tags=["en"]
 """
-"QLoRA halves everything": on 8B in the first column it more than halves LoRA (18.95 to 8.64 GB); on 1.7B in the last one it saves 12 % (17.39 to 15.30 GB), because activations and logits were never quantized.
+"QLoRA halves everything": on 8B in the first column it more than halves LoRA (18.98 to 8.66 GB); on 1.7B in the last one it saves 12 % (17.39 to 15.30 GB), because activations and logits were never quantized.
 """
 
-# %% [markdown] tags=["zh", "of-99e99414"]
+# %% [markdown] tags=["zh", "of-8dc74cff"]
 """
-“QLoRA 让一切减半”：8B 的第一列确实不止减半（18.95 → 8.64 GB）；但 1.7B 的最后一列只省了 12%（17.39 → 15.30 GB），因为激活值和 logits 从来没有被量化。
+“QLoRA 让一切减半”：8B 的第一列确实不止减半（18.98 → 8.66 GB）；但 1.7B 的最后一列只省了 12%（17.39 → 15.30 GB），因为激活值和 logits 从来没有被量化。
 """
 
 # %% [markdown] tags=["en"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from labkit.models.methods import DTYPE_BYTES, Method, Step
 from labkit.models.shapes import ModelShape
 from labkit.theory import activations as act
+from labkit.theory.dora_transients import dora_layer_bytes, dora_norm_bytes
 
 CHUNK_TOKENS = 256  # tokens per chunk of the "chunked" loss
 FUSED_TOKENS, FUSED_VOCAB = 4096, 32768  # tile of TRL 1.16's fused LM head
@@ -87,72 +88,6 @@ def head_weight_gradient_bytes(shape: ModelShape, method: Method, step: Step) ->
     return e * (step.tokens * shape.vocab_size + hidden + matrix)
 
 
-def dora_norm_bytes(shape: ModelShape, method: Method, name: str, *, saved: bool) -> int:
-    """Bytes that PEFT's DoRA needs to find the norm of W0 + BA for one linear, whatever the tokens.
-
-    It multiplies B A with an identity (in x in), then holds BA, W0 in the adapter's type, the scaled BA and the sum (in
-    x out each): a (in^2 + 4 in out). A W0 that is of that type is not copied. Where autograd saves nothing
-    (``saved=False``: forward under checkpointing) the identity is gone before W0 comes. Autocast makes BA from a bf16
-    identity, which is what autograd saves; the float32 one is there beside it only until BA is (6 in^2).
-    """
-    d_in, d_out = shape.linears()[name]
-    eye, weight = d_in**2, d_in * d_out
-    if act.autocast(method):
-        return max(6 * eye + 2 * weight, (2 * eye if saved else 0) + 16 * weight)
-    a = 2 if method.adapter_dtype == "bfloat16" else 4
-    held = 4 if act.copies_weight(method) else 3
-    return a * (eye + held * weight if saved else max(eye + weight, held * weight))
-
-
-def dora_layer_bytes(shape: ModelShape, method: Method, step: Step, *, backward: bool) -> int:
-    """The largest instant of DoRA in a layer that runs forward, beside `activations.layer_bytes`.
-
-    At every adapted linear two: taking the norm (`dora_norm_bytes`), when what the layer keeps later is not there yet;
-    and scaling the outputs, 3 a d_out, with the identity, BA and a dequantized or cast W0 still held.
-
-    Args:
-        backward: the layer is computed again, beside the gradients that have reached it.
-    """
-    if not method.uses_magnitude:
-        return 0
-    a, instants = act.adapter_element_bytes(method), []
-    for name in method.targets:
-        d_in, d_out = shape.linears()[name]
-        beside = step.tokens * _beside_dora(shape, method, name, backward=backward)
-        unmade, own = act.unmade_bytes(shape, method, step, name), act.dora_own_bytes(shape, method, step, name)
-        instants.append(dora_norm_bytes(shape, method, name, saved=True) + beside - unmade)
-        weights = 8 if act.autocast(method) else a * (1 + (act.copies_weight(method) and not method.dropout))
-        held = a * d_in**2 + weights * d_in * d_out + step.tokens * 3 * a * d_out
-        instants.append(held + beside - (unmade - own))
-    return max(instants)
-
-
-def _beside_dora(shape: ModelShape, method: Method, name: str, *, backward: bool) -> int:
-    """Bytes per token beside what the layer keeps, while DoRA works on linear ``name``.
-
-    The residual and the linear's input in e, as far as they are not kept; with dropout the undropped input in the
-    adapter's type, and the base output. Autocast keeps none of PEFT's float32 inputs (4 each, dropped or not), and
-    casts the dropped one once more for the base. In the backward pass the residual's gradient, e h, and down_proj's in
-    the adapter's type or, if no adapter sits there, its input's, e i.
-    """
-    e, a, hidden = act.element_bytes(method), act.adapter_element_bytes(method), shape.hidden_size
-    d_in, d_out = shape.linears()[name]
-    shared = act.shares_input(method)
-    beside = (0 if shared else e * d_in) + (0 if e == 4 else e * hidden)
-    if act.autocast(method):
-        cast = (0, e) if method.quantized else (4, 6)
-        beside += (cast[0] + (cast[1] if method.dropout else 0)) * d_in
-    elif method.dropout:
-        beside += a * d_in
-    if method.dropout:
-        beside += e * d_out
-    if name == "down_proj" and not shared:
-        beside += e * hidden  # the normalized input that gate_proj and up_proj had
-    if backward:
-        beside += e * hidden + (a * hidden if "down_proj" in method.targets else e * shape.intermediate_size)
-    return beside
-
-
 def forward_layer_bytes(shape: ModelShape, method: Method, step: Step) -> int:
     """Bytes of a layer's largest working set in the forward pass, beside what stays saved.
 
@@ -176,7 +111,7 @@ def forward_layer_bytes(shape: ModelShape, method: Method, step: Step) -> int:
 
 
 def _last_down(shape: ModelShape, method: Method, step: Step) -> int:
-    """At the end of the last layer, not checkpointed: an adapter's input e i beside the copy of it that is saved.
+    """At the end of the last layer, not checkpointed: down_proj's inputs that nothing keeps, see `_passing_inputs`.
 
     As wide as the residual: the adapter's output and its scaled copy, 2 a h, the residual twice, the base output and
     the normalized input, 4 e h; one more e h where PEFT clones the output of a quantized base.
@@ -184,7 +119,7 @@ def _last_down(shape: ModelShape, method: Method, step: Step) -> int:
     e, a = act.element_bytes(method), act.adapter_element_bytes(method)
     if not (method.uses_adapters and "down_proj" in method.targets):
         return 0
-    inner = 0 if act.shares_input(method) else e * shape.intermediate_size
+    inner = _passing_inputs(method) * shape.intermediate_size
     return step.tokens * (inner + (2 * a + (5 if method.quantized else 4) * e) * shape.hidden_size)
 
 
@@ -303,15 +238,25 @@ def _recomputed_up(shape: ModelShape, method: Method, step: Step) -> int:
     return step.tokens * (wide * shape.intermediate_size + ((3 if shared else 4) * e + a) * shape.hidden_size)
 
 
-def _recomputed_down(shape: ModelShape, method: Method, step: Step) -> int:
-    """Recomputing down_proj: the MLP's product e i, unless it is kept, and float32 copies of it that nothing keeps.
+def _passing_inputs(method: Method) -> int:
+    """Bytes per element of down_proj's input that are there and not kept: itself, unless it is, and float32 copies.
 
-    One copy, 4 i, if dropout or autocast follows PEFT's cast, two if both do (its bitsandbytes layer has no cast under
-    autocast). As wide as the residual: the residual, the base output, the normalized input and two gradients, 5 e h.
+    One copy if dropout or autocast follows PEFT's cast, two if both do (its bitsandbytes layer has no cast under
+    autocast).
     """
-    e = act.element_bytes(method)
-    autocast = act.autocast(method) and not method.quantized
+    e, autocast = act.element_bytes(method), act.autocast(method) and not method.quantized
     copies = (autocast + (method.dropout > 0 and (autocast or method.adapter_dtype == "float32"))) if e < 4 else 0
-    product = 0 if act.shares_input(method) else e
-    inner = (product + 4 * copies) * shape.intermediate_size if "down_proj" in method.targets else 0
-    return step.tokens * (inner + 5 * e * shape.hidden_size)
+    return (0 if act.shares_input(method) else e) + 4 * copies
+
+
+def _recomputed_down(shape: ModelShape, method: Method, step: Step) -> int:
+    """Recomputing down_proj: its inputs that nothing keeps, see `_passing_inputs`.
+
+    As wide as the residual: the residual, the base output, the normalized input and the residual's gradient,
+    4 e h, and the adapter's, a h; one more gradient, e h, if the sum of both outputs is cast back, as PEFT does on a
+    plain base of another type.
+    """
+    e, a = act.element_bytes(method), act.adapter_element_bytes(method)
+    inner = _passing_inputs(method) * shape.intermediate_size if "down_proj" in method.targets else 0
+    cast_back = e if a != e and not method.quantized else 0
+    return step.tokens * (inner + (4 * e + a + cast_back) * shape.hidden_size)
