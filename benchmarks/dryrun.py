@@ -8,7 +8,6 @@ model is in it. Repeated, and the fastest kept, because other programs may run o
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import subprocess
@@ -17,7 +16,7 @@ import time
 
 from labkit.files import write_json
 from labkit.paths import checkout
-from labkit.training.record import hardware, versions
+from labkit.training.record import provenance
 
 REPEATS = 3
 RUNS = [
@@ -50,12 +49,8 @@ def best(model: str, method: str, options: list[str]) -> dict:
 
 def main() -> None:
     """Run all and write what they took."""
-    machine = hardware()
     report = {
-        "made_by": "benchmarks/dryrun.py",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": f"{machine['cores']} CPU cores of an {machine['cpu']}, shared with other programs",
-        "versions": versions(),
+        **provenance("benchmarks/dryrun.py", note="shared with other programs"),
         "runs": [best(*each) for each in RUNS],
     }
     write_json(checkout() / "data" / "measurements" / "dryrun.json", report)

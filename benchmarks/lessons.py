@@ -5,23 +5,17 @@ python benchmarks/lessons.py     # writes data/measurements/lessons_tiny.json
 
 from __future__ import annotations
 
-import datetime
-
 from labkit.course.execute import run_notebook, solution_notebooks
 from labkit.files import write_json
 from labkit.paths import checkout
-from labkit.training.record import hardware, versions
+from labkit.training.record import provenance
 
 
 def main() -> None:
     """Execute the English solutions one after the other and write what they took."""
     path = checkout() / "data" / "measurements" / "lessons_tiny.json"
-    machine = hardware()
     report = {
-        "made_by": "benchmarks/lessons.py",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": f"{machine['cores']} CPU cores of an {machine['cpu']}",
-        "versions": versions(),
+        **provenance("benchmarks/lessons.py"),
         "lessons": [],
     }
     if not path.exists():

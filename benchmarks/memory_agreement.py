@@ -9,7 +9,6 @@ an error in what moves shows more than in a whole model. Nothing runs on a GPU.
 
 from __future__ import annotations
 
-import datetime
 import random
 import time
 from dataclasses import asdict, replace
@@ -20,7 +19,7 @@ from labkit.models.shapes import ModelShape, shape_of
 from labkit.paths import checkout
 from labkit.theory.memory import predict
 from labkit.training.dryrun import trace
-from labkit.training.record import hardware, versions
+from labkit.training.record import provenance
 
 MODELS = (
     *("qwen3-0.6b", "qwen3-1.7b", "qwen3-8b", "llama-3.2-3b"),
@@ -116,12 +115,8 @@ def summary(rows: list[dict]) -> dict:
 def main() -> None:
     """Compare all rows and write the summary."""
     rows = [compare(*setting) for setting in settings(SEED, ROWS)]
-    machine = hardware()
     report = {
-        "made_by": "benchmarks/memory_agreement.py",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": f"{machine['cores']} CPU cores of an {machine['cpu']}, no GPU",
-        "versions": versions(),
+        **provenance("benchmarks/memory_agreement.py", note="no GPU"),
         "seed": SEED,
         **summary(rows),
         "ratios": [round(row["ratio"], 4) for row in rows],

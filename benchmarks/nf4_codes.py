@@ -5,7 +5,6 @@ LABKIT_PROFILE=laptop python benchmarks/nf4_codes.py     # writes data/measureme
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from labkit.theory.nf4 import bits_per_weight
 from labkit.theory.normal_blocks import lloyd_levels
 from labkit.training.fakequant import answer_logprobs, decoder_linears, divergence, fake_quantized, loss_change
 from labkit.training.loading import load_base, load_tokenizer, quiet
-from labkit.training.record import hardware, versions
+from labkit.training.record import provenance
 from labkit.training.run import rows_of
 
 BLOCK_SIZES = (32, 128, 256, 1024, 4096)
@@ -46,12 +45,8 @@ def main() -> None:
     rows = rows_of(profile, "heldout")
     reference, tokens = answer_logprobs(model, tokenizer, rows)
     measured = [effect(model, tokenizer, rows, reference, tokens, case) for case in settings()]
-    machine = hardware()
     report = {
-        "made_by": "benchmarks/nf4_codes.py",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": f"{machine['cores']} CPU cores of an {machine['cpu']}",
-        "versions": versions(),
+        **provenance("benchmarks/nf4_codes.py"),
         "model": profile.hub_id or profile.model,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "rows": len(rows),

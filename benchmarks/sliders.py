@@ -9,7 +9,6 @@ is posted then arrives after that frame's paint. Painting in the compositor and 
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
 import shutil
 import statistics
@@ -23,7 +22,7 @@ from labkit.files import write_json
 from labkit.page import lora_explorer, memory_explorer, nf4_explorer
 from labkit.page.sliders import Explorer
 from labkit.paths import checkout
-from labkit.training.record import hardware
+from labkit.training.record import provenance
 
 ROUNDS = 60
 MEASURE = """async ([name, rounds]) => {
@@ -65,11 +64,8 @@ def main() -> None:
         rows = [_measure(browser, name, explorer, Path(folder)) for name, explorer in made.items()]
         version = browser.version
         browser.close()
-    machine = hardware()
     report = {
-        "made_by": "benchmarks/sliders.py",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": f"{machine['cores']} CPU cores of an {machine['cpu']}",
+        **provenance("benchmarks/sliders.py"),
         "versions": {"chromium": version, "playwright": importlib.metadata.version("playwright")},
         "events_per_control": ROUNDS,
         "explorers": rows,

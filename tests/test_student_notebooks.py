@@ -3,12 +3,9 @@
 `make test` executes the English solutions with nbval; with these, the cells of both languages have been run.
 """
 
-import html
 import json
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,21 +18,6 @@ from labkit.course.lessons import lesson_paths
 from labkit.page.records import PREFIX
 
 LESSONS = [path.stem for path in lesson_paths()]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync --virtual-time-budget=5000 --dump-dom"
-
-# Runs before the page's own scripts and leaves their errors where --dump-dom shows them.
-LISTENER = """<script>
-(() => {
-  const seen = [];
-  const keep = text => { seen.push(String(text)); document.documentElement.dataset.errors = JSON.stringify(seen); };
-  addEventListener("error", event => { if (event.message) keep(event.message); });
-  addEventListener("unhandledrejection", event => keep(event.reason));
-  const report = console.error;
-  console.error = (...said) => { keep(said.join(" ")); report(...said); };
-})();
-</script>"""
 DRY_RUN = """<script>throw new Error("planted by the test")</script>"""
 
 
@@ -65,18 +47,20 @@ def test_every_question_says_that_it_was_not_attempted(executed):
     assert asked
 
 
-def test_the_page_opens_without_an_error_and_every_image_is_described(executed, tmp_path):
-    page = Path(executed.result.page).read_text(encoding="utf-8")
-    dom = browse(page.replace("<head>", f"<head>{LISTENER}", 1), tmp_path)
-    assert errors(dom) == []
+def test_the_page_opens_without_an_error_and_every_image_is_described(executed, visit):
+    seen = visit(Path(executed.result.page).as_uri())
+    seen.page.wait_for_load_state("networkidle")
+    dom = seen.page.content()
+    assert (seen.errors, seen.refused) == ([], [])
     images = re.findall(r"<img\b[^>]*>", dom)
     assert [image[:80] for image in images if not re.search(r'\balt="[^"]+"', image)] == []
     assert dom.count("<figure") <= len(images) + dom.count("<svg")
 
 
-def test_the_browser_check_would_notice_an_error(tmp_path):
-    page = f"<!DOCTYPE html><html><head>{LISTENER}</head><body>{DRY_RUN}<p>text</p></body></html>"
-    assert errors(browse(page, tmp_path)) == ["Uncaught Error: planted by the test"]
+def test_the_browser_check_would_notice_an_error(visit, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text(f"<!DOCTYPE html><html><body>{DRY_RUN}<p>text</p></body></html>", encoding="utf-8")
+    assert visit(file.as_uri()).errors == ["planted by the test"]
 
 
 def records(notebook):
@@ -84,21 +68,3 @@ def records(notebook):
         for output in cell.get("outputs", ()):
             text = output.get("text") or output.get("data", {}).get("text/plain", "")
             yield from (json.loads(line.removeprefix(PREFIX)) for line in text.splitlines() if line.startswith(PREFIX))
-
-
-def browse(page, folder):
-    """The DOM after the page's scripts have run."""
-    if CHROMIUM is None:
-        assert not os.environ.get("CI"), "CI must have a browser: .ci/run installs chromium"
-        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
-    file = folder / "page.html"
-    file.write_text(page, encoding="utf-8")
-    command = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={folder / 'profile'}", file.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "</html>" in done.stdout, done.stderr[-2000:]
-    return done.stdout
-
-
-def errors(dom):
-    kept = re.search(r'<html[^>]* data-errors="([^"]*)"', dom)
-    return json.loads(html.unescape(kept[1])) if kept else []

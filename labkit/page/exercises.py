@@ -75,6 +75,18 @@ def attempted(value: object) -> Any:
     return value
 
 
+def must_be_function(value: object, name: str) -> None:
+    """Check that ``value`` is a function, the one that the exercise calls ``name``.
+
+    Raises:
+        Wrong: it cannot be called: most likely its result was passed.
+    """
+    if not callable(value):
+        raise Wrong(
+            f"a function is asked for: pass {name} itself, without ()", f"这里要函数本身：写 {name}，不要加括号"
+        )
+
+
 def judge(id: str, value: object) -> tuple[str, str, Any]:
     """State, message and recorded value of ``value`` as the answer to question ``id``; nothing is printed.
 

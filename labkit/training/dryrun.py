@@ -13,42 +13,28 @@ import torch
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import ModelShape
 from labkit.theory.activations import autocast
-from labkit.theory.memory import COMPONENTS, PHASES, check_settings
+from labkit.theory.memory import COMPONENTS, PHASES, Prediction, check_settings
 from labkit.theory.transients import CHUNK_TOKENS, FUSED_VOCAB
 from labkit.training import meta_model
 from labkit.training.autocast import MetaAutocast
-from labkit.training.ledger import Entry, Ledger
+from labkit.training.ledger import Entry, Ledger, make_optimizer
 from labkit.training.loading import quiet
 from labkit.training.meta_kernels import MetaLedger, as_on_cuda
 
 
 @dataclass(frozen=True)
-class DryRun:
-    """What `trace` returns; all sizes in bytes as requested, as in `labkit.theory.memory.Prediction`.
+class DryRun(Prediction):
+    """What `trace` returns: the fields of a `Prediction`, found by tracing, and the operation at the peak.
+
+    ``activations`` is here what a forward pass made and what the backward pass still needs, or what it makes again
+    under checkpointing; ``logits`` is as wide as the vocabulary; ``gradients`` belong to parameters; ``temporary`` is
+    the rest.
 
     Attributes:
-        settings: model, method and step as plain values.
-        trainable_params: elements that get a gradient.
-        total_params: elements of the base model (tied once) and of the adapters.
-        static_bytes: parameters + quantization constants + adapters + optimizer states on the GPU.
-        peak_allocated_bytes: the most that the step holds at once.
-        peak_phase: ``load``, ``forward``, ``backward`` or ``optimizer``.
         peak_operation: the operation whose allocation makes the peak, with the shape that it allocates.
-        components: bytes at the peak by component; they sum to it. ``activations`` is what a forward pass made and what
-            the backward pass still needs, or what it makes again under checkpointing; ``logits`` is as wide as the
-            vocabulary; ``gradients`` belong to parameters; ``temporary`` is the rest.
-        phases: the peak of each phase.
     """
 
-    settings: dict[str, Any]
-    trainable_params: int
-    total_params: int
-    static_bytes: int
-    peak_allocated_bytes: int
-    peak_phase: str
     peak_operation: str
-    components: dict[str, int]
-    phases: dict[str, int]
 
 
 def trace(shape: ModelShape, method: Method, step: Step) -> DryRun:
@@ -87,7 +73,7 @@ def book_step(model: torch.nn.Module, method: Method, step: Step, ledger: Ledger
     adapters = [parameter for parameter in held if parameter.requires_grad and method.uses_adapters]
     ledger.add(adapters, "adapters")
     ledger.add(held, "parameters")
-    optimizer = meta_model.make_optimizer(model, step.optimizer)
+    optimizer = make_optimizer(model, step.optimizer)
     ledger.add(meta_model.optimizer_states(optimizer), "optimizer_states")
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -198,9 +198,16 @@ def checkpointed(model: Any) -> Any:
     return model
 
 
-def make_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
-    """torch's fused AdamW over the parameters that train: transformers' default."""
-    return torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], fused=True)
+def make_optimizer(model: torch.nn.Module, name: str = "adamw") -> torch.optim.Optimizer:
+    """The optimizer of a `Step` over the parameters that train; ``adamw`` is torch's fused, transformers' default."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if name == "sgd":
+        return torch.optim.SGD(trained, lr=0.1)
+    if name in ("adamw", "adamw_foreach"):
+        return torch.optim.AdamW(trained, **{"fused" if name == "adamw" else "foreach": True})
+    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+
+    return (AdamW8bit if name == "adamw_8bit" else PagedAdamW8bit)(trained)
 
 
 def train_step(

@@ -119,18 +119,6 @@ def recomputing(method: Method) -> dict:
     return {"use_reentrant": False, "context_fn": lambda: (nullcontext(), again())}
 
 
-def make_optimizer(model: torch.nn.Module, name: str) -> torch.optim.Optimizer:
-    """The optimizer of a `Step` over the parameters that train."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if name == "sgd":
-        return torch.optim.SGD(trained, lr=0.1)
-    if name in ("adamw", "adamw_foreach"):
-        return torch.optim.AdamW(trained, **{"fused" if name == "adamw" else "foreach": True})
-    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
-
-    return (AdamW8bit if name == "adamw_8bit" else PagedAdamW8bit)(trained)
-
-
 def optimizer_states(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
     """Make and list the states: one update with empty gradients, so that the traced step is a later one.
 

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,22 @@ def hardware() -> dict[str, Any]:
         gpu = torch.cuda.get_device_properties(0)
         found |= {"gpu": gpu.name, "gpu_memory_bytes": gpu.total_memory, "cuda": torch.version.cuda}
     return found
+
+
+def provenance(made_by: str, *, note: str = "") -> dict[str, Any]:
+    """What every file in ``data/measurements`` begins with: the script, the day (UTC), the machine, the versions.
+
+    Args:
+        made_by: path of the script in the book.
+        note: said after the hardware, e.g. that other programs were running.
+    """
+    machine = hardware()
+    return {
+        "made_by": made_by,
+        "date": datetime.now(UTC).date().isoformat(),
+        "hardware": f"{machine['cores']} CPU cores of an {machine['cpu']}" + (f", {note}" if note else ""),
+        "versions": versions(),
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from labkit.theory.memory import COMPONENTS, PHASES, predict
 from labkit.training import dryrun, meta_model
 from labkit.training.autocast import MetaAutocast
 from labkit.training.dryrun import trace
-from labkit.training.ledger import Ledger, add_adapters, random_model
+from labkit.training.ledger import Ledger, add_adapters, make_optimizer, random_model
 from labkit.training.meta_kernels import as_on_cuda
 
 MIB = 2**20
@@ -53,7 +53,7 @@ def test_the_dry_run_is_what_a_real_step_allocates(chosen, step):
 def test_the_dry_run_is_what_torchs_profiler_sees(chosen, step):
     step = replace(step, batch=2, seq_len=128)
     model = meta_model.build(SMALL, chosen, step, device="cpu")
-    optimizer = meta_model.make_optimizer(model, step.optimizer)
+    optimizer = make_optimizer(model, step.optimizer)
     states = list(meta_model.optimizer_states(optimizer))
     batch = dryrun._batch(step, device="cpu")
     there = {t.untyped_storage().data_ptr(): t.nbytes for t in (*model.parameters(), *model.buffers(), *states)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from labkit.page.exercises import NotAttempted, Wrong, attempted, question
+from labkit.page.exercises import NotAttempted, Wrong, attempted, must_be_function, question
 
 N_PARAMS = 1_720_574_976  # Qwen3-1.7B, tied embeddings counted once
 BF16_BYTES = 2 * N_PARAMS
@@ -41,11 +41,7 @@ def model_size(value: Any) -> None:
 @question("q0_2")
 def weight_bytes(value: Any) -> list[int]:
     """A function (n_params, bits_per_weight) -> bytes, whole bytes rounded up."""
-    if not callable(value):
-        raise Wrong(
-            "a function is asked for: pass weight_bytes itself, without ()",
-            "这里要函数本身：写 weight_bytes，不要加括号",
-        )
+    must_be_function(value, "weight_bytes")
     cases = [(1, 16), (1_000, 4), (8_190_735_360, 16), (3, 4), (1_720_574_976, 32)]
     results = []
     for n_params, bits in cases:

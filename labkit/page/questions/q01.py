@@ -9,7 +9,7 @@ from typing import Any
 from labkit.errors import LabError
 from labkit.models.methods import TARGETS
 from labkit.models.shapes import ModelShape, shape_of
-from labkit.page.exercises import NotAttempted, Wrong, attempted, question
+from labkit.page.exercises import NotAttempted, Wrong, attempted, must_be_function, question
 from labkit.page.memory_figures import GIB, RESERVE_GIB, predict_choice, spare_gib
 from labkit.page.questions.q00 import close
 
@@ -49,11 +49,7 @@ def wanted_static(shape: ModelShape, kind: str, rank: int) -> int:
 @question("q1_1")
 def static_bytes(value: Any) -> list[int]:
     """A function (shape, kind, rank) -> bytes of parameters, gradients and optimizer states."""
-    if not callable(value):
-        raise Wrong(
-            "a function is asked for: pass static_bytes itself, without ()",
-            "这里要函数本身：写 static_bytes，不要加括号",
-        )
+    must_be_function(value, "static_bytes")
     results = []
     for name, kind, rank in CASES:
         shape = shape_of(name)

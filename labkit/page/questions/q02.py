@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.models.methods import TARGETS
 from labkit.models.shapes import ModelShape, shape_of
-from labkit.page.exercises import NotAttempted, Wrong, attempted, question
+from labkit.page.exercises import NotAttempted, Wrong, attempted, must_be_function, question
 from labkit.page.questions.q00 import close
 from labkit.page.questions.q01 import explanation
 
@@ -68,11 +68,7 @@ COUNT_REASONS = {
 @question("q2_1")
 def lora_param_count(value: Any) -> list[int]:
     """A function (shape, rank, targets) -> how many parameters train."""
-    if not callable(value):
-        raise Wrong(
-            "a function is asked for: pass lora_param_count itself, without ()",
-            "这里要函数本身：写 lora_param_count，不要加括号",
-        )
+    must_be_function(value, "lora_param_count")
     results = []
     for name, rank, targets in COUNT_CASES:
         shape = shape_of(name)
@@ -142,11 +138,7 @@ FORWARD_REASONS = {
 @question("q2_2")
 def lora_forward(value: Any) -> str:
     """A function (x, W0, A, B, alpha) -> W0 x + (alpha/r) B A x, for any leading sizes of x."""
-    if not callable(value):
-        raise Wrong(
-            "a function is asked for: pass lora_forward itself, without ()",
-            "这里要函数本身：写 lora_forward，不要加括号",
-        )
+    must_be_function(value, "lora_forward")
     for place, (leading, d_in, d_out, rank, alpha) in enumerate(FORWARD_CASES):
         tensors = forward_case(place)
         result = value(*(tensor.clone() for tensor in tensors), alpha)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from labkit.models.shapes import shape_of
-from labkit.page.exercises import NotAttempted, Wrong, attempted, question
+from labkit.page.exercises import NotAttempted, Wrong, attempted, must_be_function, question
 from labkit.page.questions.q00 import close
 from labkit.page.questions.q03_samples import pruned_weights
 
@@ -75,11 +75,7 @@ MISTAKES = (
 @question("q3_1")
 def nf4_quantize(value: Any) -> list[list[int]]:
     """A function (block, table) -> (indices, absmax)."""
-    if not callable(value):
-        raise Wrong(
-            "a function is asked for: pass nf4_quantize itself, without ()",
-            "这里要函数本身：写 nf4_quantize，不要加括号",
-        )
+    must_be_function(value, "nf4_quantize")
     import torch
 
     kept = []
@@ -149,8 +145,7 @@ BITS_CASES = ((64, False), (64, True), (32, False), (128, True), (4096, True), (
 @question("q3_2")
 def bits(value: Any) -> list[float]:
     """A function (block_size, double_quant) -> bits per weight of a very large tensor."""
-    if not callable(value):
-        raise Wrong("a function is asked for: pass bits itself, without ()", "这里要函数本身：写 bits，不要加括号")
+    must_be_function(value, "bits")
     from labkit.theory.nf4 import bits_per_weight
 
     results = [value(size, double) for size, double in BITS_CASES]

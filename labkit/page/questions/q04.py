@@ -10,7 +10,7 @@ from typing import Any
 from labkit.models.methods import Step
 from labkit.models.profiles import PROFILES
 from labkit.models.shapes import shape_of
-from labkit.page.exercises import NotAttempted, Wrong, attempted, question
+from labkit.page.exercises import NotAttempted, Wrong, attempted, must_be_function, question
 from labkit.page.questions.q00 import close
 from labkit.theory.memory import predict
 
@@ -41,10 +41,7 @@ def _counts(labels: list[list[int]]) -> dict[str, int]:
 @question("q4_1")
 def loss_tokens(value: Any) -> list[int]:
     """A function (labels of a batch) -> how many terms its loss has."""
-    if not callable(value):
-        raise Wrong(
-            "a function is asked for: pass loss_tokens itself, without ()", "这里要函数本身：写 loss_tokens，不要加括号"
-        )
+    must_be_function(value, "loss_tokens")
     found = [value([list(row) for row in labels]) for labels in LABEL_CASES]
     if any(result is None or result is ... for result in found):
         raise NotAttempted
