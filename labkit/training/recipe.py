@@ -45,15 +45,17 @@ def sft_config(
     seed: int = 0,
     device: str | None = None,
     checkpointing: bool | None = None,
+    save_every: int | None = None,
 ) -> SFTConfig:
     """TRL's settings for ``profile``, every trap's switch said in full.
 
     Args:
         profile: model, sizes, learning rate and method.
-        out_dir: TRL demands one; nothing is written there (no checkpoints, no reports).
+        out_dir: where checkpoints go; without ``save_every`` nothing is written there.
         seed: seeds the adapter's init, the dropout and the order of rows.
         device: ``cpu`` or ``cuda:0``; None chooses as `loading.default_device`.
         checkpointing: recompute activations in the backward pass; None means on a GPU, where memory is what is scarce.
+        save_every: steps from one checkpoint to the next (see `labkit.training.resume`); None saves none.
     """
     from trl import SFTConfig
 
@@ -80,7 +82,8 @@ def sft_config(
             logging_steps=1,
             logging_nan_inf_filter=False,  # the default shows the last good loss in place of one that is no number
             report_to="none",
-            save_strategy="no",
+            save_strategy="steps" if save_every else "no",
+            save_steps=save_every or 1,
             disable_tqdm=True,
         )
     return one_gpu(config)
@@ -106,6 +109,7 @@ def build_trainer(
     seed: int = 0,
     truncate: bool = False,
     checkpointing: bool | None = None,
+    save_every: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> SFTTrainer:
     """A trainer for ``profile``'s method on ``examples``, checked by `audit`; call its ``train()``.
@@ -119,6 +123,7 @@ def build_trainer(
         seed: see `sft_config`.
         truncate: cut rows that are longer than ``profile.seq_len`` tokens, instead of refusing them.
         checkpointing: see `sft_config`.
+        save_every: see `sft_config`.
         callbacks: transformers callbacks, e.g. `Progress`.
 
     Raises:
@@ -134,7 +139,14 @@ def build_trainer(
     with quiet():
         trainer = SFTTrainer(
             model=_prepared(model, method),
-            args=sft_config(profile, out_dir, seed=seed, device=str(model.device), checkpointing=checkpointing),
+            args=sft_config(
+                profile,
+                out_dir,
+                seed=seed,
+                device=str(model.device),
+                checkpointing=checkpointing,
+                save_every=save_every,
+            ),
             train_dataset=Dataset.from_list([to_messages(example) for example in examples]),
             processing_class=tokenizer,
             peft_config=lora_config(method) if method.uses_adapters else None,
@@ -184,13 +196,16 @@ def progress_callback(
 
     class Progress(TrainerCallback):
         def on_train_begin(self, args, state, control, **_):
-            self.bar = tqdm(total=state.max_steps, desc="training", unit="step", disable=not bar, dynamic_ncols=True)
+            done = state.global_step  # of a run that is continued
+            self.bar = tqdm(
+                initial=done, total=state.max_steps, desc="training", unit="step", disable=not bar, dynamic_ncols=True
+            )
 
         def on_log(self, args, state, control, logs=None, **_):
             if logs and "loss" in logs:
                 self.bar.update(state.global_step - self.bar.n)
                 self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
-                if on_event:
+                if on_event is not None:
                     on_event("step", curve_point({**logs, "step": state.global_step}))
 
         def on_train_end(self, args, state, control, **_):
