@@ -45,17 +45,15 @@ def sft_config(
     seed: int = 0,
     device: str | None = None,
     checkpointing: bool | None = None,
-    save_every: int | None = None,
 ) -> SFTConfig:
     """TRL's settings for ``profile``, every trap's switch said in full.
 
     Args:
         profile: model, sizes, learning rate and method.
-        out_dir: where checkpoints go; without ``save_every`` nothing is written there.
+        out_dir: TRL demands one; nothing is written there (for checkpoints see `labkit.training.resume`).
         seed: seeds the adapter's init, the dropout and the order of rows.
         device: ``cpu`` or ``cuda:0``; None chooses as `loading.default_device`.
         checkpointing: recompute activations in the backward pass; None means on a GPU, where memory is what is scarce.
-        save_every: steps from one checkpoint to the next (see `labkit.training.resume`); None saves none.
     """
     from trl import SFTConfig
 
@@ -82,8 +80,7 @@ def sft_config(
             logging_steps=1,
             logging_nan_inf_filter=False,  # the default shows the last good loss in place of one that is no number
             report_to="none",
-            save_strategy="steps" if save_every else "no",
-            save_steps=save_every or 1,
+            save_strategy="no",
             disable_tqdm=True,
         )
     return one_gpu(config)
@@ -109,7 +106,6 @@ def build_trainer(
     seed: int = 0,
     truncate: bool = False,
     checkpointing: bool | None = None,
-    save_every: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> SFTTrainer:
     """A trainer for ``profile``'s method on ``examples``, checked by `audit`; call its ``train()``.
@@ -123,7 +119,6 @@ def build_trainer(
         seed: see `sft_config`.
         truncate: cut rows that are longer than ``profile.seq_len`` tokens, instead of refusing them.
         checkpointing: see `sft_config`.
-        save_every: see `sft_config`.
         callbacks: transformers callbacks, e.g. `Progress`.
 
     Raises:
@@ -139,14 +134,7 @@ def build_trainer(
     with quiet():
         trainer = SFTTrainer(
             model=_prepared(model, method),
-            args=sft_config(
-                profile,
-                out_dir,
-                seed=seed,
-                device=str(model.device),
-                checkpointing=checkpointing,
-                save_every=save_every,
-            ),
+            args=sft_config(profile, out_dir, seed=seed, device=str(model.device), checkpointing=checkpointing),
             train_dataset=Dataset.from_list([to_messages(example) for example in examples]),
             processing_class=tokenizer,
             peft_config=lora_config(method) if method.uses_adapters else None,

@@ -1,7 +1,7 @@
 """A run that can be continued: its unfinished state on disk, who may touch it, and where training goes on.
 
-While a run trains, the folder ``<out>.unfinished`` beside its destination holds the settings, the checkpoints (see
-`labkit.training.saves`) and what was measured before training. It goes away when the run is published.
+While `labkit.training.run` trains, the folder ``<out>.unfinished`` beside its destination holds the settings, the
+checkpoints (see `labkit.training.saves`) and what was measured before training. It goes away when the run is published.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
 from labkit.files import write_json, writing
+from labkit.training.measure import peak_memory
 from labkit.training.saves import checkpoints, newest_good, prune, seal, step_of
 
 if TYPE_CHECKING:
@@ -39,36 +41,6 @@ def state_folder(out: Path | str) -> Path:
 def save_every(steps: int) -> int:
     """Optimizer steps from one checkpoint to the next."""
     return max(1, round(steps / CHECKPOINTS_OF_A_RUN))
-
-
-@dataclass(frozen=True)
-class State:
-    """The unfinished state of one run, held by this process alone."""
-
-    folder: Path
-    say: Say = print
-
-    def keep(self, name: str, value: Any) -> Any:
-        """Write ``value`` as ``name``.json, atomically, and return it."""
-        write_json(self.folder / f"{name}.json", value)
-        return value
-
-    def kept(self, name: str) -> Any | None:
-        """What `keep` wrote; None if it never did, or if it cannot be read."""
-        return _read(self.folder / f"{name}.json")
-
-    def find(self) -> Path | None:
-        """The newest good checkpoint; damaged or incomplete newer ones are named and removed."""
-        checkpoint, faults = newest_good(self.folder)
-        for line in faults:
-            self.say(f"not usable: {line}")
-        for line in faults:
-            shutil.rmtree(self.folder / line.partition(":")[0], ignore_errors=True)
-        if checkpoint:
-            self.say(f"continuing after step {step_of(checkpoint)}, from {checkpoint}")
-        elif faults:
-            self.say("no good checkpoint is left: training starts again")
-        return checkpoint
 
 
 @dataclass(frozen=True)
@@ -97,6 +69,59 @@ def progress_at(checkpoint: Path | None) -> Used:
         return Used()
     used = Used(**json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8")))
     return replace(used, resumed=[*used.resumed, step_of(checkpoint)])
+
+
+@dataclass
+class State:
+    """The unfinished state of one run, held by this process alone; ``used`` counts all its sittings."""
+
+    folder: Path
+    say: Say = print
+    used: Used = field(default_factory=Used)
+
+    def keep(self, name: str, value: Any) -> Any:
+        """Write ``value`` as ``name``.json, atomically, and return it."""
+        write_json(self.folder / f"{name}.json", value)
+        return value
+
+    def kept(self, name: str) -> Any | None:
+        """What `keep` wrote; None if it never did, or if it cannot be read."""
+        return _read(self.folder / f"{name}.json")
+
+    def train(self, trainer: SFTTrainer) -> None:
+        """``trainer.train()`` from the newest good checkpoint, or from the start, saving checkpoints on the way.
+
+        Raises:
+            LabError: the disk is full or refuses a checkpoint; those already saved stay good.
+        """
+        from transformers.trainer_utils import SaveStrategy
+
+        checkpoint = self._find()
+        before, began = progress_at(checkpoint), time.perf_counter()
+
+        def count() -> Used:
+            self.used = before.after(time.perf_counter() - began, peak_memory())
+            return self.used
+
+        trainer.args.output_dir, trainer.args.save_strategy = str(self.folder), SaveStrategy.STEPS
+        trainer.args.save_steps = save_every(trainer.args.max_steps)
+        trainer.add_callback(_sealing_callback(count))
+        try:
+            _train_from(trainer, checkpoint)
+        finally:
+            count()
+
+    def _find(self) -> Path | None:
+        """The newest good checkpoint; damaged or incomplete newer ones are named and removed."""
+        checkpoint, faults = newest_good(self.folder)
+        for line in faults:
+            self.say(f"not usable: {line}")
+            shutil.rmtree(self.folder / line.partition(":")[0], ignore_errors=True)
+        if checkpoint:
+            self.say(f"continuing after step {step_of(checkpoint)}, from {checkpoint}")
+        elif faults:
+            self.say("no good checkpoint is left: training starts again")
+        return checkpoint
 
 
 @contextlib.contextmanager
@@ -145,6 +170,28 @@ def _saying_what_is_left(folder: Path, say: Say) -> Iterator[None]:
         raise
 
 
+def train_kept(
+    trainer: SFTTrainer, folder: Path, settings: dict[str, Any], *, force: bool = False, say: Say = print
+) -> Used:
+    """Train as `State.train` does, and leave the checkpoints in ``folder``: asked again, a finished training is loaded.
+
+    Args:
+        trainer: not started yet.
+        folder: for the checkpoints of this training alone.
+        settings: see `unfinished`.
+        force: remove what is there and train again.
+        say: see `unfinished`.
+
+    Raises:
+        LabError: see `unfinished`.
+    """
+    if force:
+        shutil.rmtree(folder, ignore_errors=True)
+    with unfinished(folder, settings, resume=True, say=say) as state:
+        state.train(trainer)
+    return state.used
+
+
 def finish(state: State) -> None:
     """Remove the state of a run that is published."""
     for checkpoint in checkpoints(state.folder):
@@ -186,7 +233,7 @@ def differences(before: dict[str, Any], now: dict[str, Any], at: str = "") -> li
     return changes
 
 
-def sealing_callback(used: Callable[[], Used]) -> TrainerCallback:
+def _sealing_callback(used: Callable[[], Used]) -> TrainerCallback:
     """A callback that completes each checkpoint: what was `Used` beside it, the seal, and older ones away."""
     from transformers import TrainerCallback
 
@@ -200,7 +247,7 @@ def sealing_callback(used: Callable[[], Used]) -> TrainerCallback:
     return Sealing()
 
 
-def train_from(trainer: SFTTrainer, checkpoint: Path | None) -> None:
+def _train_from(trainer: SFTTrainer, checkpoint: Path | None) -> None:
     """``trainer.train()``, from a checkpoint if there is one.
 
     Raises:

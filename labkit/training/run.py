@@ -9,7 +9,6 @@ killed can be continued (see `labkit.training.resume`).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -27,19 +26,10 @@ from labkit.training.checkpoints import located, save_trained, saved_bytes
 from labkit.training.constraints import violations
 from labkit.training.data import PUBLIC_SETS, Example, load
 from labkit.training.draft import Draft, draft_folder
-from labkit.training.measure import Meter, peak_memory
-from labkit.training.record import RECORD_FILE, RunRecord, hardware, profile_as_dict, read_record, versions
-from labkit.training.resume import (
-    State,
-    differences,
-    finish,
-    progress_at,
-    save_every,
-    sealing_callback,
-    state_folder,
-    train_from,
-    unfinished,
-)
+from labkit.training.kept import identity
+from labkit.training.measure import Meter
+from labkit.training.record import RECORD_FILE, RunRecord, hardware, read_record, versions
+from labkit.training.resume import State, differences, finish, state_folder, unfinished
 from labkit.training.room import free_cuda_memory, out_of_memory, refuse_small_gpu
 from labkit.training.saves import disk_bytes
 
@@ -172,7 +162,6 @@ class _Run:
     bar: bool
     tell: OnEvent
     seconds: dict[str, float] = field(default_factory=dict)
-    resumed: Sequence[int] = ()
     train_rows: Sequence[Example] = ()
     heldout_rows: Sequence[Example] = ()
 
@@ -191,14 +180,8 @@ class _Run:
         self.tell("note", {"text": text})
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result, as plain JSON; a run is only continued with the same."""
-        settled = replace(self.profile, method=settled_method(self.profile))
-        return {
-            "profile": profile_as_dict(settled),
-            "seed": self.seed,
-            "truncate": self.truncate,
-            "data_sha256": _fingerprint([*self.train_rows, *self.heldout_rows]),
-        }
+        rows = [*self.train_rows, *self.heldout_rows]
+        return identity(self.profile, rows, seed=self.seed, truncate=self.truncate)
 
     def check(self, shape: ModelShape, *, force: bool) -> None:
         from labkit.training.loading import capability_of, check_method, default_device
@@ -239,8 +222,6 @@ class _Run:
         from labkit.training.loading import quiet
         from labkit.training.recipe import build_trainer, curve_point, progress_callback
 
-        checkpoint = state.find()
-        used = progress_at(checkpoint)
         with self.phase("train") as meter, quiet():
             trainer = build_trainer(
                 self.model,
@@ -250,19 +231,16 @@ class _Run:
                 state.folder,
                 seed=self.seed,
                 truncate=self.truncate,
-                save_every=save_every(self.profile.steps),
                 callbacks=[progress_callback(self.tell, bar=self.bar)],
             )
-            started = meter.seconds
-            trainer.add_callback(sealing_callback(lambda: used.after(meter.seconds - started, peak_memory())))
-            error = out_of_memory(lambda: train_from(trainer, checkpoint), self.shape, self.profile)
-        used = used.after(meter.seconds - started, meter.peak_bytes)
-        self.seconds["train"] = round(used.seconds + started, 2)  # of all sittings; preparing counts once
-        self.model, self.peak_memory, self.resumed = trainer.model, used.peak_memory, used.resumed
+            built = meter.seconds
+            error = out_of_memory(lambda: state.train(trainer), self.shape, self.profile)
+        self.model, self.used = trainer.model, state.used
+        self.seconds["train"] = round(built + self.used.seconds, 2)
         self.curve = [curve_point(log) for log in trainer.state.log_history if "loss" in log]
         if error and not self.curve:
             raise error  # not one step was done: there is nothing to keep
-        self.tokens_per_s = self.curve[-1]["tokens"] / used.seconds
+        self.tokens_per_s = self.curve[-1]["tokens"] / self.used.seconds
         self._save(draft)
         if error:
             self._record(None, None, error=str(error)).write(draft.folder)
@@ -309,12 +287,12 @@ class _Run:
             seconds=self.seconds,
             trained_tokens=self.curve[-1]["tokens"],
             tokens_per_s=round(self.tokens_per_s, 2),
-            peak_memory=self.peak_memory,
+            peak_memory=self.used.peak_memory,
             curve=self.curve,
             before=self.scores_before,
             after=scores,
             samples=_samples(self.heldout_rows, self.texts_before, texts),
-            resumed=self.resumed,
+            resumed=self.used.resumed,
             error=error,
         )
 
@@ -330,11 +308,6 @@ class _Run:
 def _print_notes(kind: str, event: dict[str, Any]) -> None:
     if kind == "note":
         print(event["text"])
-
-
-def _fingerprint(rows: Sequence[Example]) -> str:
-    text = "\n".join(f"{row.id}\t{row.instruction}\t{row.response}" for row in rows)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _samples(rows: Sequence[Example], before: Sequence[str], after: Sequence[str] | None) -> list[dict[str, Any]]:
