@@ -96,7 +96,7 @@ class State:
         """
         from transformers.trainer_utils import SaveStrategy
 
-        checkpoint = self._find()
+        checkpoint = self._find(trainer.args.max_steps)
         before, began = progress_at(checkpoint), time.perf_counter()
 
         def count() -> Used:
@@ -111,13 +111,15 @@ class State:
         finally:
             count()
 
-    def _find(self) -> Path | None:
+    def _find(self, steps: int) -> Path | None:
         """The newest good checkpoint; damaged or incomplete newer ones are named and removed."""
         checkpoint, faults = newest_good(self.folder)
         for line in faults:
             self.say(f"not usable: {line}")
             shutil.rmtree(self.folder / line.partition(":")[0], ignore_errors=True)
-        if checkpoint:
+        if checkpoint and step_of(checkpoint) >= steps:
+            self.say(f"trained already: {steps} of {steps} steps taken from {checkpoint} (force=True trains again)")
+        elif checkpoint:
             self.say(f"continuing after step {step_of(checkpoint)}, from {checkpoint}")
         elif faults:
             self.say("no good checkpoint is left: training starts again")
