@@ -1,4 +1,4 @@
-"""Results files: one JSON object a line, only ever appended to, and whole again after a program was killed meanwhile."""
+"""Results files: one JSON object a line, only ever appended to, whole again after a program was killed meanwhile."""
 
 from __future__ import annotations
 

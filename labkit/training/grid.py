@@ -12,7 +12,7 @@ import itertools
 import json
 import random
 import tomllib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -99,7 +99,7 @@ class Trial:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the numbers depend on, flat and as plain JSON; what a kind does not use, or is at its default, is absent."""
+        """What the numbers depend on, flat and as plain JSON, without what the method does not use."""
         profile, method = self.profile, self.profile.method
         found = {"profile": profile.name} | {name: getattr(profile, name) for name in OF_PROFILE}
         found |= {"dtype": profile.dtype, "kind": method.kind, "learning_rate": profile.learning_rate}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
 from labkit.models.methods import Method
-from labkit.models.profiles import Profile, limit_threads, settled_method
+from labkit.models.profiles import limit_threads, settled_method
 from labkit.models.shapes import shape_of
 from labkit.theory.memory import predict
 from labkit.training import evaluate
@@ -70,8 +70,8 @@ def run_trial(trial: Trial, *, weights: Weights | None = None, rows: tuple | Non
         A row of a results file: ``id``, ``settings``, ``blocks``, ``trainable_params``, ``heldout_loss_before`` and
         ``_after`` (nats per answer token, of ``heldout_tokens`` tokens), ``constraint_rate_before`` and ``_after`` (of
         ``constraint_rows``; None where it was not asked for), ``curve`` (the training loss by step), ``tokens``
-        (trained, without padding), ``seconds`` by phase (0 where the process had it already), ``peak_memory`` (measured,
-        see `measure.peak_memory`, and ``predicted_bytes`` in closed form), ``computed_in``, ``versions``,
+        (trained, without padding), ``seconds`` by phase (0 where the process had it already), ``peak_memory`` (see
+        `measure.peak_memory`; and ``predicted_bytes`` in closed form), ``computed_in``, ``versions``,
         ``hardware``, ``date`` (UTC), ``error`` (None, or one line: then what is missing is None).
     """
     run = _Run(trial)
