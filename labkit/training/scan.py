@@ -1,25 +1,23 @@
 """A Spectrum scan of a whole model, one matrix after the other; what is done is on the disk, and is never done again.
 
-The file is JSON lines: first a head that says what is scanned, how, when and on what, then one line a matrix. A line is
-written with one call and is complete or, after a kill in the middle of it, dropped when the scan goes on. No torch: the
-process needs the interpreter, one piece of a matrix, and the Gram matrix of the shorter side k: 8 k^2 bytes in float64,
-4 k^2 in float32 for sides above 6,144. That is 0.3 GB for Qwen3-32B's 5,120.
+The file is JSON lines (`labkit.jsonl`): a head that says what is scanned, how, when and on what, then one row a matrix.
+No torch: the process needs the interpreter, one piece of a matrix, and the Gram matrix of the shorter side k: 8 k^2
+bytes in float64, 4 k^2 in float32 for sides above 6,144. That is 0.2 GB for Qwen3-32B's 5,120.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.files import writing
+from labkit.jsonl import append_row, locked, read_rows, repair
 from labkit.models.methods import TARGETS
 from labkit.models.stored import StoredTensor
 from labkit.theory.spectrum import judge, values_of_blocks
@@ -116,20 +114,19 @@ def scan(
     todo, _ = matrices(tensors)
     if not todo:
         raise LabError(model, "it holds no matrices", "name a model with weights")
-    head = _head(todo, model)
-    done = Scan(head=head, rows=())
-    if out is not None:
-        done = _resumed(out, done, restart=restart)
-    known, rows = {row.module: row for row in done.rows}, []
-    for number, tensor in enumerate(todo, start=1):
-        name = module_name(tensor)
-        if name not in known:
-            known[name] = score(tensor)
-            if out is not None:
-                _append(out, asdict(known[name]))
-        rows.append(known[name])
-        if on_row:
-            on_row(number, len(todo), known[name])
+    fresh = Scan(head=_head(todo, model), rows=())
+    with locked(out) if out else nullcontext():
+        done = _resumed(out, fresh, restart=restart) if out else fresh
+        known, rows = {row.module: row for row in done.rows}, []
+        for number, tensor in enumerate(todo, start=1):
+            name = module_name(tensor)
+            if name not in known:
+                known[name] = score(tensor)
+                if out:
+                    append_row(out, asdict(known[name]))
+            rows.append(known[name])
+            if on_row:
+                on_row(number, len(todo), known[name])
     return Scan(head=done.head, rows=tuple(rows))
 
 
@@ -162,21 +159,14 @@ def read_scan(path: Path | str) -> Scan:
     Raises:
         LabError: it is missing, or no scan.
     """
-    path = Path(path)
+    lines = read_rows(path)
     try:
-        lines = [json.loads(line) for line in _whole_lines(path)]
         rows = tuple(Row(**line | {"shape": tuple(line["shape"])}) for line in lines[1:])
         return Scan(head=lines[0]["scan"], rows=rows)
-    except OSError as error:
-        raise LabError(str(path), f"it cannot be read ({error.strerror})", "run labkit snr") from error
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise LabError(
             str(path), "this is not a scan by labkit snr", "name another file, or delete this one"
         ) from error
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    return path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was cut off
 
 
 def _head(todo: Sequence[StoredTensor], model: str) -> dict[str, Any]:
@@ -212,24 +202,13 @@ def _fingerprint(todo: Sequence[StoredTensor]) -> str:
 
 def _resumed(out: Path, fresh: Scan, *, restart: bool) -> Scan:
     """The earlier scan in ``out``, without a line that was cut off; or a new file with a head."""
-    if not restart and out.is_file() and _whole_lines(out):
+    repair(out)
+    if not restart and out.exists() and read_rows(out):
         earlier = read_scan(out)
         if earlier.head.get("fingerprint") != fresh.head["fingerprint"]:
             rule = f"it is a scan of {earlier.head.get('model')}, or of another version of this model"
             raise LabError(str(out), rule, "name another file, or start again with --restart")
-        whole = sum(len(line) + 1 for line in _whole_lines(out))
-        with writing(out):
-            os.truncate(out, whole)
         return earlier
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.unlink(missing_ok=True)
-    _append(out, {"scan": fresh.head})
+    out.unlink(missing_ok=True)
+    append_row(out, {"scan": fresh.head})
     return fresh
-
-
-def _append(out: Path, value: dict[str, Any]) -> None:
-    line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
-    with writing(out), out.open("ab", buffering=0) as file:
-        file.write(line.encode())
-        os.fsync(file.fileno())

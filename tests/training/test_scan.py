@@ -106,10 +106,10 @@ def test_another_models_file_is_never_continued(small, tmp_path):
     assert scanned(small, out=out, restart=True).complete
 
 
-@pytest.mark.parametrize("text", ["", "not json\n", "[]\n", '{"scan": {}}\n{"module": 1}\n'])
+@pytest.mark.parametrize("text", ["", "not json\n", "[]\n", '{"scan": {}}\n{"module": 1}\n', '{"id": 3}\n'])
 def test_a_file_that_is_no_scan(tmp_path, text):
     (tmp_path / "scan.jsonl").write_text(text)
-    with pytest.raises(LabError, match="not a scan"):
+    with pytest.raises(LabError, match="not a scan|not a JSON object"):
         read_scan(tmp_path / "scan.jsonl")
     with pytest.raises(LabError, match="cannot be read"):
         read_scan(tmp_path / "missing.jsonl")
