@@ -11,23 +11,10 @@ import random
 from collections.abc import Mapping
 
 from labkit.errors import LabError
-from labkit.models.methods import TARGETS
+from labkit.models.methods import TARGETS, module_parts, module_place
 from labkit.models.shapes import ModelShape
 
 ORDERS = ("high", "low", "random")
-
-
-def module_parts(module: str) -> tuple[int, str]:
-    """``"3.up_proj"`` as ``(3, "up_proj")``.
-
-    Raises:
-        LabError: it is not written like that.
-    """
-    layer, _, name = module.partition(".")
-    if not layer.isdecimal() or name not in TARGETS:
-        rule = "a module is a layer number and a linear"
-        raise LabError(f"module={module!r}", rule, "write it like 3.up_proj")
-    return int(layer), name
 
 
 def select(scores: Mapping[str, float], *, top_percent: float, order: str = "high", seed: int = 0) -> tuple[str, ...]:
@@ -48,7 +35,7 @@ def select(scores: Mapping[str, float], *, top_percent: float, order: str = "hig
         raise LabError(f"order={order!r}", f"an order is one of {', '.join(ORDERS)}", "use high, as published")
     draw, chosen = random.Random(seed), []
     for name in TARGETS:
-        modules = sorted((module for module in scores if module_parts(module)[1] == name), key=module_parts)
+        modules = sorted((module for module in scores if module_parts(module)[1] == name), key=module_place)
         if order == "random":
             draw.shuffle(modules)
         else:
@@ -58,12 +45,7 @@ def select(scores: Mapping[str, float], *, top_percent: float, order: str = "hig
         most = max((sum(module_parts(module)[1] == name for module in scores) for name in TARGETS), default=0)
         rule = f"{top_percent} % of {most} modules of a type are none"
         raise LabError(f"top_percent={top_percent}", rule, "select a larger share")
-    return tuple(sorted(chosen, key=_place))
-
-
-def _place(module: str) -> tuple[int, int]:
-    layer, name = module_parts(module)
-    return layer, TARGETS.index(name)
+    return tuple(sorted(chosen, key=module_place))
 
 
 def selected_params(shape: ModelShape, modules: tuple[str, ...]) -> int:

@@ -24,6 +24,7 @@ from labkit.models.profiles import Profile, current_profile
 from labkit.models.shapes import ModelShape, shape_of
 from labkit.theory.memory import adapter_tensors
 from labkit.training.run import adjusted, alpha_for
+from labkit.training.scan import selected
 
 T = TypeVar("T")
 Many = Annotated[
@@ -34,12 +35,13 @@ GROUPS = {"attention": TARGETS[:4], "mlp": TARGETS[4:]}
 MATCH_TOLERANCE = 0.05  # how far a trial may be from the parameter count that the grid asks for
 OF_PROFILE = ("model", "data", "language", "train_rows", "eval_rows", "steps", "batch", "accumulation", "seq_len")
 OF_METHOD = ("rank", "alpha", "dropout", "targets")
-EXCLUSIVE = (("rank", "params"), ("alpha", "scale"))
+EXCLUSIVE = (("rank", "params"), ("alpha", "scale"), ("targets", "modules"), ("layers", "modules"))
 
 
 class Block(BaseModel):
     """The values of one block; a key with several is swept. ``scale`` is alpha/r held fixed, ``params`` the number of
-    trainable parameters from which the rank follows."""
+    trainable parameters from which the rank follows. ``modules`` are linears (``3.up_proj,...``) or a selection by
+    Spectrum's score (``high 25``, ``low 25``, ``random 25 SEED``; see `scan.selected`)."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -53,6 +55,7 @@ class Block(BaseModel):
     dropout: Many[float] | None = None
     targets: Many[str] | None = None
     layers: Many[str] | None = None
+    modules: Many[str] | None = None
     adapter_dtype: Many[str] | None = None
     double_quant: Many[bool] | None = None
     learning_rate: Many[float] | None = None
@@ -172,7 +175,7 @@ def _block_trials(path: Path, name: str, values: dict, base: Profile, *, follow:
     where = f'{path}, block "{name}"'
     for pair in EXCLUSIVE:
         if all(key in values for key in pair):
-            raise LabError(where, f"{pair[0]} follows from {pair[1]}", f"give {pair[0]} or {pair[1]}, not both")
+            raise LabError(where, f"{pair[1]} settles {pair[0]}", f"give {pair[0]} or {pair[1]}, not both")
     seeds = values.pop("seeds", list(base.seeds))
     trials = []
     for combination in itertools.product(*values.values()):
@@ -190,6 +193,8 @@ def _with(base: Profile, changes: dict[str, Any]) -> Profile:
         changes["targets"] = GROUPS.get(changes["targets"].strip()) or parse_targets(changes["targets"])
     if "layers" in changes:
         changes["layers"] = parse_layers(changes["layers"])
+    if "modules" in changes:
+        changes["modules"] = selected(changes["modules"], base.model)
     scale, params = changes.pop("scale", None), changes.pop("params", None)
     if scale is None and "alpha" not in changes:
         scale = base.method.scale

@@ -13,13 +13,16 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabError
 from labkit.jsonl import append_row, locked, read_rows, repair
-from labkit.models.methods import TARGETS
-from labkit.models.stored import StoredTensor
+from labkit.models.methods import TARGETS, parse_modules
+from labkit.models.stored import StoredTensor, model_path, stored_tensors
+from labkit.paths import data_folder
+from labkit.theory import selection
 from labkit.theory.spectrum import judge, values_of_blocks
 
 METHOD = "singular values by the Gram matrix; score of cognitivecomputations/spectrum; edge sigma(sqrt n + sqrt m)"
@@ -151,6 +154,40 @@ def score(tensor: StoredTensor) -> Row:
     found = asdict(judge(values, tensor.shape))
     found["snr"] = found["snr"] if math.isfinite(found["snr"]) else None
     return Row(module=module_name(tensor), layer=layer, kind=kind, shape=tensor.shape, stored=tensor.kind, **found)
+
+
+def selected(text: str, model: str) -> tuple[str, ...]:
+    """Modules by a short text: ``high 25`` or ``low 25`` (percent of each type), ``random 25 3`` (seed 3), or names.
+
+    Raises:
+        LabError: it is none of these, or the model has no scan; see `scores_of`.
+    """
+    order, *rest = text.split()
+    if order not in selection.ORDERS:
+        return parse_modules(text)
+    try:
+        percent, *seed = (float(number) for number in rest)
+        if len(seed) != (order == "random"):
+            raise ValueError
+    except ValueError as error:
+        rule = "a selection is an order and a percentage, and for random a seed"
+        raise LabError(f"modules={text!r}", rule, "write high 25, low 25 or random 25 0") from error
+    return selection.select(scores_of(model), top_percent=percent, order=order, seed=int(*seed or [0]))
+
+
+@cache
+def scores_of(model: str) -> dict[str, float]:
+    """Module -> score: SmolLM2-135M's shipped ones, else of a scan made now (seconds for the tiny model).
+
+    Raises:
+        LabError: there is neither a scan nor the weights.
+    """
+    shipped = data_folder() / "results" / f"snr_{model.replace('-', '_')}.jsonl"
+    if shipped.is_file():
+        return read_scan(shipped).scores
+    name, path = model_path(model)
+    tensors = [tensor for tensor in stored_tensors(path) if tensor.is_linear]
+    return scan(tensors, model=name).scores
 
 
 def read_scan(path: Path | str) -> Scan:

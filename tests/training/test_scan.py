@@ -128,7 +128,7 @@ def test_an_infinite_score_is_written_as_null_and_ranks_first(small, tmp_path):
     weights["model.layers.1.mlp.up_proj.weight"].zero_()
     save_file(weights, small / SINGLE)
     found = scanned(small, out=tmp_path / "scan.jsonl")
-    assert '"snr": null' in (tmp_path / "scan.jsonl").read_text()
+    assert '"snr":null' in (tmp_path / "scan.jsonl").read_text()
     assert select(found.scores, top_percent=34) == ("1.up_proj",)
 
 
