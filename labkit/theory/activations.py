@@ -250,7 +250,10 @@ def _before_first_adapter(shape: ModelShape, method: Method, step: Step) -> int:
     attention = attention_bytes(shape, method, step, keeps_output=False)
     if "o_proj" in method.targets:
         return attention + step.tokens * (norms - half)
-    mlp = 0 if GATE_UP & set(method.targets) else mlp_bytes(shape, method)
+    # The product of silu(gate) and up keeps each factor for the other's gradient; silu keeps its input for its own.
+    unkept = {frozenset(): 3, frozenset({"gate_proj"}): 1, frozenset({"up_proj"}): 2}
+    wide = unkept.get(frozenset(GATE_UP & set(method.targets)), 0)
+    mlp = wide * element_bytes(method) * shape.intermediate_size
     return attention + step.tokens * (norms + mlp)
 
 
