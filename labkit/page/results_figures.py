@@ -23,6 +23,15 @@ VALUES = {
 }
 
 
+def zoom_top(cells: Sequence[Cell]) -> float | None:
+    """Where to cut the y axis so that the better half can be told apart: runs that diverged would squeeze it."""
+    means = sorted(cell.interval.mean for cell in cells if cell.interval)
+    if len(means) < 3 or means[-1] <= 0:
+        return None
+    middle = means[len(means) // 2]
+    return min(means[-1], middle + 2 * (middle - means[0]))
+
+
 def sweep_figure(
     parts: Results | Sequence[Results], *, x: str, lines: str | None = None, value: str = LOSS, top: float | None = None
 ) -> Figure:
@@ -49,7 +58,8 @@ def sweep_figure(
         _panel(axis, part, x=x, lines=lines, value=value, top=top)
         axis.set_title(part.name if len(panels) > 1 else "", fontsize=10)
     axes[0].set_ylabel(VALUES.get(value, value))
-    axes[-1].legend(frameon=False, fontsize=8)
+    if lines:
+        axes[-1].legend(frameon=False, fontsize=8)
     return fig
 
 
