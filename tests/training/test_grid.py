@@ -38,6 +38,25 @@ def test_what_is_not_swept_is_the_profile(grid):
     assert [trial.seed for trial in grid("[[grid]]\nrank=4")] == list(PROFILES["tiny"].seeds)
 
 
+def test_modules_are_names_or_a_selection_by_score(grid):
+    text = "modules=['high 25','low 25','random 25 1','random 25 2','0.q_proj, 3.up_proj']"
+    trials = grid(f"order='grid'\n[[grid]]\nseeds=[0]\n{text}")
+    modules = [trial.profile.method.modules for trial in trials]
+    assert [len(chosen) for chosen in modules] == [7, 7, 7, 7, 2]
+    assert len(set(modules)) == 5
+    assert set(modules[0]).isdisjoint(modules[1])
+    assert trials[4].settings["modules"] == ["0.q_proj", "3.up_proj"]
+    for clash in ("targets='all'", "layers='0-1'"):
+        with pytest.raises(LabError, match="not both"):
+            grid(f"[[grid]]\nmodules='high 25'\n{clash}")
+
+
+@pytest.mark.parametrize("text", ["high", "high x", "high 25 1", "random 25", "best 25", "high 0", "q_proj"])
+def test_a_selection_that_is_none(grid, text):
+    with pytest.raises(LabError, match=r"selection is|layer number|share is"):
+        grid(f"[[grid]]\nmodules='{text}'")
+
+
 def test_alpha_follows_the_rank_unless_it_is_given(grid):
     def scales(text):
         trials = grid(f'order="grid"\n[[grid]]\nseeds=[0]\nrank=[4,16]\n{text}')
