@@ -172,7 +172,9 @@ def _down_gradient(shape: ModelShape, method: Method, step: Step, *, trains: boo
         (e if "down_proj" in act.trained_linears(method) else 0) if trains else (_down_copy(method) if adapted else 0)
     )
     wide = max(e + (DTYPE_BYTES[method.dtype] if method.quantized else e), 3 * e - kept)
-    return step.tokens * (wide * shape.intermediate_size + e * shape.hidden_size)
+    done = trains and bool(method.modules) and "down_proj" in method.targets  # else `_gate_gradient` has more
+    matrix = e * shape.hidden_size * shape.intermediate_size if done else 0
+    return matrix + step.tokens * (wide * shape.intermediate_size + e * shape.hidden_size)
 
 
 def _gate_gradient(shape: ModelShape, method: Method, step: Step) -> int:
