@@ -64,7 +64,7 @@ The lecture says: Spectrum computes the signal-to-noise ratio of each layer, app
 > **What changes on `laptop` and `gpu`.** The scan of section 4 reads the profile's own model: 29 matrices on `tiny`, 211 on `laptop` (21 s on a busy 2-core machine, 2026-11-25), 197 on `gpu`, where you had better run `labkit snr qwen3-1.7b` once in a terminal; the notebook then reads its rows. Section 7 trains three times for 24 steps: about a minute each on an idle laptop. Everything else is the same.
 """
 
-# %% [markdown] tags=["zh", "of-5ed80168"]
+# %% [markdown] tags=["zh", "of-bda228f7"]
 """
 讲义说：Spectrum 计算每一层的信噪比，只对信噪比高的层应用 LoRA，在相同参数预算下优于对所有层统一应用 LoRA。运行之前先押三注，把数字写在 `...` 的位置：
 
@@ -272,7 +272,7 @@ for dtype in ("float32", "float64"):
 In float32 everything below 1.4e-3 of the largest value is rounding, and weight matrices do reach down there; labkit sums in float64 up to a side of 6,144. Second, the file is read in pieces, and quantized GGUF tensors are dequantized in pieces. `labkit snr MODEL` does this from a terminal: it appends each matrix's row to a file at once, so that Ctrl-C costs nothing, and the same command goes on. Here is what it would read for this profile's model; look at how the matrices are stored.
 """
 
-# %% [markdown] tags=["zh", "of-ce7506c2"]
+# %% [markdown] tags=["zh", "of-e3b81d04"]
 """
 用 float32 时，小于最大值 1.4e-3 的部分全是舍入误差，而权重矩阵的奇异值确实会小到那里；边长在 6,144 以内，labkit 用 float64 累加。第二，文件分块读，GGUF 的量化张量也分块反量化。在终端里是 `labkit snr 模型`：每算完一个矩阵就往文件里追加一行，所以按 Ctrl-C 没有损失，再运行同一条命令就接着算。下面是它要读的内容；请看矩阵是怎么存的。
 """
@@ -471,7 +471,7 @@ print(counts, f"LoRA rank {rank} everywhere: {predict(shape, everywhere, step).t
 And the memory, by lesson 01's formula (a test of the book holds it against the dry run for such selections). First SmolLM2-135M in bfloat16, 4 sequences of 256 tokens without checkpointing. Your second bet: the third line over the first.
 """
 
-# %% [markdown] tags=["zh", "of-1c005a52"]
+# %% [markdown] tags=["zh", "of-5e91fbbf"]
 """
 再看显存，用第 01 节的公式（书里的测试拿这类选择与试运行对照过）。先看 bfloat16 的 SmolLM2-135M，4 条长 256 的序列，不用梯度检查点。你的第二注：第三行除以第一行。
 """
@@ -496,7 +496,7 @@ labkit.reveal("p7_2", 100 * found["a quarter, whole"].peak_allocated_bytes / fou
 The same for the course's model, 4 sequences of 1,024 tokens with checkpointing. No scan of it is shipped, so the quarter is drawn by chance; the memory hardly depends on which modules it holds. Look at how the order changes.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-3f21ebb4"]
 """
 再看课程模型，4 条长 1,024 的序列，用梯度检查点。书里没有附它的扫描，所以四分之一是随机抽的；显存几乎不取决于抽到哪些模块。请看次序怎样变了。
 """
@@ -513,7 +513,7 @@ for label, peak in peaks(course.name, quarter, Step(batch=4, seq_len=1024)).item
 Two things to notice. Without checkpointing, training a quarter *whole* needs *less* memory than LoRA everywhere: LoRA adds activations at every module (lesson 01), and a frozen module keeps none. With checkpointing the activations are gone, weights decide, and the order turns round: whole modules bring gradients and optimizer states, and QLoRA shrinks what is frozen. How much to select is a budget; the slider shows what it buys on SmolLM2-135M.
 """
 
-# %% [markdown] tags=["zh", "of-e0bf1d2b"]
+# %% [markdown] tags=["zh", "of-d97f7b41"]
 """
 注意两点。不用梯度检查点时，*整块*训练四分之一比处处加 LoRA *更省*显存：LoRA 在每个模块上都增加激活值（第 01 节），冻结的模块则不留。用了检查点，激活值没有了，权重说了算，次序就反过来：整块训练带来梯度和优化器状态，QLoRA 则把冻结的部分缩小。选多少是一种预算；滑块会显示它在 SmolLM2-135M 上换来什么。
 """
@@ -555,12 +555,12 @@ for label, changes in settings.items():
 
 # %% [markdown] tags=["en"]
 """
-All three learn. Which is *better* needs more: each arm at its own best learning rate (lesson 05), several seeds, and above all **controls**. If a quarter chosen by the score does well, is it the score, or would any quarter do? So the sweep also trains the *lowest* quarter and quarters drawn by chance. Here is the grid; 51 trials of it are shipped.
+All three learn. Which is *better* needs more: each arm at its own best learning rate (lesson 05), several seeds, and above all **controls**. If a quarter chosen by the score does well, is it the score, or would any quarter do? So the sweep also trains the *lowest* quarter and quarters drawn by chance. Here is the grid; its 55 trials are shipped.
 """
 
-# %% [markdown] tags=["zh", "of-a385d4d2"]
+# %% [markdown] tags=["zh", "of-56652117"]
 """
-三种都学到了东西。要说哪种*更好*还差得远：每一方都要用自己最好的学习率（第 05 节），要有多个种子，最重要的是要有**对照**。如果按分数选出的四分之一表现不错，那是分数的功劳，还是随便哪四分之一都行？所以这组实验还训练了分数*最低*的四分之一，以及随机抽取的四分之一。下面是实验网格；书里附带了其中 51 次训练的结果。
+三种都学到了东西。要说哪种*更好*还差得远：每一方都要用自己最好的学习率（第 05 节），要有多个种子，最重要的是要有**对照**。如果按分数选出的四分之一表现不错，那是分数的功劳，还是随便哪四分之一都行？所以这组实验还训练了分数*最低*的四分之一，以及随机抽取的四分之一。下面是实验网格；书里附带了它 55 次训练的结果。
 """
 
 # %%
@@ -607,14 +607,18 @@ labkit.reveal("p7_3", difference(by_name["LoRA, everywhere"], by_name["LoRA, hig
 
 # %% [markdown] tags=["en"]
 """
-RESULT_EN
+So, on the tiny model, with 24 steps: **LoRA everywhere is clearly better than LoRA on the highest quarter at the same number of parameters** (4.939 against 5.017 nats a token; a difference of 0.078, interval 0.039 to 0.117), and better than every other selection as well. Among selections the score does not help: the highest quarter is not better than quarters drawn by chance, with LoRA (+0.021) or whole (+0.028), and its mean is even the worst of each three; but these intervals hold zero, so that order is noise. What hurts is having only a quarter of the modules, not which quarter.
+
+How far does this carry? One model of a million parameters, short trainings, one task, three trials an arm, and a scan in which every type has four layers to choose from. It refutes "Spectrum beats LoRA everywhere" as a rule. It does not show that no selection ever helps on a large model; for that, run `data/grids/spectrum_laptop.toml`, or your own.
 
 What does the paper itself report? Not what the lecture says. It compares full fine-tuning, QLoRA, Spectrum-50, Spectrum-25 and Spectrum with QLoRA, on 8 × L40S; its memory per GPU falls from 24.9 GB (full) to 19.2 (Spectrum-25), and QLoRA needs 21.3; on one GPU QLoRA needs 23.4 and Spectrum-25 27.5. No comparison at an equal number of parameters is made, and Spectrum with QLoRA is called "almost identical" to QLoRA. The ledger:
 """
 
-# %% [markdown] tags=["zh", "of-a84a5715"]
+# %% [markdown] tags=["zh", "of-23fd699e"]
 """
-RESULT_ZH
+于是，在这个小模型上、24 步的训练里：**参数量相同时，处处 LoRA 明显好于只放在最高四分之一上的 LoRA**（每个词元 4.939 对 5.017 nat；相差 0.078，区间 0.039 到 0.117），也好于其他任何一种选择。在各种选择之间，分数并没有帮助：无论加 LoRA（+0.021）还是整块训练（+0.028），最高的四分之一都不比随机抽取的更好，它的平均值甚至是三者中最差的；不过这些区间都包含零，所以这个次序只是噪声。吃亏的原因是只有四分之一的模块，而不是选了哪四分之一。
+
+这个结论能推多远？一个百万参数的模型，短训练，一个任务，每方三次，而且每类模块只有四层可选。它足以否定“Spectrum 优于处处 LoRA”这条规律；但不能说明大模型上任何选择都没有用——那要跑 `data/grids/spectrum_laptop.toml`，或者你自己的网格。
 
 论文自己报告了什么？不是讲义说的那样。它在 8 × L40S 上比较了全参数微调、QLoRA、Spectrum-50、Spectrum-25 和 Spectrum 加 QLoRA；每卡显存从 24.9 GB（全参数）降到 19.2（Spectrum-25），QLoRA 是 21.3；单卡上 QLoRA 要 23.4，Spectrum-25 要 27.5。论文没有做参数量相等的比较，并且说 Spectrum 加 QLoRA 与 QLoRA“几乎相同”。账本如下：
 """
@@ -861,11 +865,11 @@ from labkit.page.labels import text
 
 my_budget = text(
     "I take LoRA of rank 8 on all linears: the closed form predicts 4.5 GiB for batch 4 x 1,024 with checkpointing, so "
-    "the card has room for a larger batch. In this book's sweep LoRA on the highest quarter was not clearly better than "
-    "LoRA everywhere at the same number of parameters, and quarters drawn by chance did as well. If, on this model and "
+    "the card has room for a larger batch. In this book's sweep LoRA on the highest quarter was clearly worse than LoRA "
+    "everywhere at the same number of parameters, and no better than quarters drawn by chance. If, on this model and "
     "data, the highest quarter beat random quarters at their own best learning rates over several seeds, I would select.",
     "我选所有线性层上秩 8 的 LoRA：公式预测批 4 × 1,024、用梯度检查点时要 4.5 GiB，24 GB 的卡还能放更大的批。"
-    "在本书的实验里，参数量相同时，最高四分之一上的 LoRA 并没有明显好于处处 LoRA，随机抽取的四分之一也一样好。"
+    "在本书的实验里，参数量相同时，最高四分之一上的 LoRA 明显不如处处 LoRA，也不比随机抽取的四分之一更好。"
     "如果在这个模型和数据上，各自取最好的学习率、跑多个种子，最高的四分之一胜过随机的四分之一，我就会改用选择。",
 )
 ### END SOLUTION
@@ -897,7 +901,7 @@ Sentence 1: the choice and its predicted peak (labkit memory --model qwen3-1.7b 
 - Spectrum's threshold is no such edge: of pure noise it passes 24 % (square) to 91 % (3 : 1) and all (4 : 1). Its score falls when signal is planted, halves when a matrix is doubled, and ranks an empty matrix first.
 - On SmolLM2-135M the score runs *against* the number of clear directions in five of seven module types; the highest score of all, 27.v_proj, has none.
 - As published, selected modules train whole. That saves memory: a quarter of SmolLM2's modules is predicted at 56 % of full fine-tuning's peak (float-16 weights, batch 4 × 256).
-- SUMMARY_EN
+- In 55 short trainings of the tiny model LoRA everywhere beat LoRA on the highest quarter at 77,824 parameters each (by 0.078 nats a token, 0.039 to 0.117), and the highest quarter was no better than quarters drawn by chance.
 - The honest test of a selection is a control: as many modules, drawn by chance.
 
 This was the last lesson. What remains is yours: take a claim that you believe, and measure it.
@@ -911,7 +915,7 @@ This was the last lesson. What remains is yours: take a claim that you believe, 
 - Johnstone, *On the distribution of the largest eigenvalue in principal components analysis*, The Annals of Statistics 29, 2001: the edge's own spread.
 """
 
-# %% [markdown] tags=["zh", "of-116535f0"]
+# %% [markdown] tags=["zh", "of-1283142f"]
 """
 ## 小结
 
@@ -919,7 +923,7 @@ This was the last lesson. What remains is yours: take a claim that you believe, 
 - Spectrum 的阈值不是这样的边缘：纯噪声有 24%（方阵）到 91%（3 : 1）乃至全部（4 : 1）超过它。埋入信号分数反而下降，矩阵翻倍分数减半，空矩阵排第一。
 - 在 SmolLM2-135M 上，七类模块里有五类的分数与超出噪声的方向数*相反*；分数最高的 27.v_proj 一个方向也没有。
 - 论文里选中的模块是整块训练的。这省显存：SmolLM2 四分之一的模块，预测峰值是全参数微调的 56%（16 位权重，批 4 × 256）。
-- SUMMARY_ZH
+- 在小模型的 55 次短训练里，各 77,824 个参数，处处 LoRA 胜过最高四分之一上的 LoRA（每个词元 0.078 nat，区间 0.039 到 0.117）；最高的四分之一也不比随机抽取的四分之一更好。
 - 检验一种选择，诚实的办法是对照：同样多的模块，随机抽取。
 
 这是最后一节。剩下的交给你：挑一个你相信的说法，去测一测。
