@@ -493,12 +493,12 @@ labkit.reveal("p7_2", 100 * found["a quarter, whole"].peak_allocated_bytes / fou
 
 # %% [markdown] tags=["en"]
 """
-The same for the course's model, 4 sequences of 1,024 tokens with checkpointing. No scan of it is shipped, so the quarter is drawn by chance; the memory hardly depends on which modules it holds. Look at how the order changes.
+The same for the course's model, 4 sequences of 1,024 tokens with checkpointing. No scan of it is shipped, so the quarter is drawn by chance; which modules it holds changes the memory by a few percent at most. Look at how the order changes.
 """
 
-# %% [markdown] tags=["zh", "of-3f21ebb4"]
+# %% [markdown] tags=["zh", "of-0f8db70e"]
 """
-再看课程模型，4 条长 1,024 的序列，用梯度检查点。书里没有附它的扫描，所以四分之一是随机抽的；显存几乎不取决于抽到哪些模块。请看次序怎样变了。
+再看课程模型，4 条长 1,024 的序列，用梯度检查点。书里没有附它的扫描，所以四分之一是随机抽的；抽到哪些模块，对显存的影响最多百分之几。请看次序怎样变了。
 """
 
 # %%
@@ -564,7 +564,12 @@ All three learn. Which is *better* needs more: each arm at its own best learning
 """
 
 # %%
-print((data_folder() / "grids" / "spectrum_tiny.toml").read_text())
+import tomllib
+
+grid = tomllib.loads((data_folder() / "grids" / "spectrum_tiny.toml").read_text(encoding="utf-8"))
+print(grid["shared"])
+for block in grid["grid"]:
+    print(f"{block.pop('name'):16}", ", ".join(f"{key} {value}" for key, value in block.items()))
 
 # %% [markdown] tags=["en"]
 """
