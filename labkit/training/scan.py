@@ -162,7 +162,7 @@ def selected(text: str, model: str) -> tuple[str, ...]:
     Raises:
         LabError: it is none of these, or the model has no scan; see `scores_of`.
     """
-    order, *rest = text.split()
+    order, *rest = text.split() or [""]
     if order not in selection.ORDERS:
         return parse_modules(text)
     try:
