@@ -81,7 +81,7 @@ def test_conda_installs_this_folder_with_every_extra():
     name, extras = re.fullmatch(r"-e (\S+?)\[(.+)\]", editable).groups()
     assert name == "."
     assert set(extras.split(",")) == set(EXTRAS)
-    assert "[lab,dev]" in read("scripts/setup_env.py")
+    assert "[lab,dev,ray]" in read("scripts/setup_env.py")
 
 
 def test_conda_contradicts_no_floor():
