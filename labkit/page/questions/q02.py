@@ -8,7 +8,7 @@ from labkit.models.methods import TARGETS
 from labkit.models.shapes import ModelShape, shape_of
 from labkit.page.exercises import NotAttempted, Wrong, attempted, must_be_function, question
 from labkit.page.questions.q00 import close
-from labkit.page.questions.q01 import explanation
+from labkit.page.questions.written import explanation
 
 if TYPE_CHECKING:
     import torch
@@ -205,7 +205,4 @@ def adapter_file(value: Any) -> None:
 # --- q2_4 ------------------------------------------------------------------------------------------------------------
 
 
-@question("q2_4")
-def broken_init(value: Any) -> None:
-    """Three sentences on a loss curve; a person marks what they say."""
-    explanation(value)
+question("q2_4", written=True)(explanation)

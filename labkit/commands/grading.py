@@ -1,0 +1,91 @@
+"""Commands of an instructor: grade, release."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from labkit.console import JsonFlag, err, escape, out, print_json, print_table
+from labkit.errors import LabError
+
+
+def grade(
+    submissions: Annotated[Path, typer.Argument(help="Folder of notebooks or of students' folders, or a zip.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder for grades, feedback, flags and the summary.")],
+    rubric: Annotated[Path | None, typer.Option(help="Points and rules; default instructor/rubric.toml.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Of the release handed out; default: this checkout's.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; default: one a core.")] = os.cpu_count() or 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Grade executed notebooks as data: nothing of a submission is executed."""
+    from labkit.course.grading.batch import KEPT
+    from labkit.course.grading.batch import grade as grade_all
+    from labkit.course.grading.report import write_report
+    from labkit.course.grading.rubric import instructor_folder, load_rubric
+    from labkit.course.grading.similar import note_similar
+    from labkit.course.release import read_manifest
+
+    _outside(folder, submissions)
+    rubric = rubric or instructor_folder() / "rubric.toml"
+    students = grade_all(
+        submissions,
+        rubric_path=rubric,
+        hidden_folder=rubric.parent / "hidden",
+        manifest=read_manifest(manifest),
+        keep=folder / KEPT,
+        workers=workers,
+        on_done=lambda *_: None,
+    )
+    checked = load_rubric(rubric)
+    note_similar(students, checked)
+    figures = write_report(students, checked, folder)
+    if as_json:
+        print_json(figures)
+    else:
+        _print_summary(figures, folder)
+
+
+def release(
+    folder: Annotated[Path, typer.Option("--out", help="Folder for labkit-course.zip and manifest.json.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Make the student download: both languages, no solutions, nothing of the instructor's."""
+    from labkit.course.release import release as make
+
+    made = make(folder)
+    if as_json:
+        print_json(made)
+        return
+    out.print(f"{len(made['files'])} files in {escape(str(folder / 'labkit-course.zip'))}")
+    out.print(f"keep {escape(str(folder / 'manifest.json'))}: `labkit grade --manifest` holds submissions against it")
+
+
+def _outside(folder: Path, submissions: Path) -> None:
+    if submissions.is_dir() and folder.resolve().is_relative_to(submissions.resolve()):
+        raise LabError(str(folder), "the report would lie among the submissions", "name a folder outside them")
+
+
+def _print_summary(figures: dict[str, Any], folder: Path) -> None:
+    rows = [
+        (
+            id,
+            f"{question['mean']:.2f} / {question['points']:g}",
+            ", ".join(f"{n} {s}" for s, n in question["states"].items()),
+        )
+        for id, question in figures["questions"].items()
+    ]
+    print_table("", ("question", "mean points", "students by result"), rows)
+    out.print(
+        f"{figures['students']} students, {figures['notebooks']} notebooks, mean {figures['mean_total']:.2f} points"
+    )
+    if figures["unmarked"]:
+        where = escape(str(folder / "written.csv"))
+        out.print(f"{figures['unmarked']} written answers wait in {where}: fill in points, run again")
+    if figures["flags"]:
+        out.print("flags: " + escape(", ".join(f"{count} {kind}" for kind, count in figures["flags"].items())))
+    err.print(
+        f"report in {escape(str(folder))}: summary.html, grades.csv, flags.csv, written.csv, feedback/", soft_wrap=True
+    )

@@ -1,0 +1,101 @@
+"""Hidden checks: what the instructor's folder knows of each question and no student sees.
+
+``instructor/hidden/q02.py`` defines ``HIDDEN``, a `Hidden` for each question of lesson 02. Values come from records or
+out of the sandbox; they are compared here, in the grader's own process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from labkit.course.grading.plain import same
+from labkit.errors import LabError
+from labkit.page.exercises import Wrong, find_question
+from labkit.page.records import normalise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """What a question's answer must be, beyond its visible check.
+
+    Args:
+        shape: the type that a recorded value must have (pydantic); nothing else reaches a rule.
+        unwrap: from the recorded value to what the visible rule takes (records of right answers may hold more).
+        also: a further rule on the recorded value; raises `Wrong`.
+        function: the name under which the student's notebook defines it.
+        reference: a right implementation: what it returns is what is expected.
+        cases: argument tuples that no text and no visible check shows.
+        tolerance: relative, of numbers.
+    """
+
+    shape: Any = Any
+    unwrap: Callable[[Any], Any] = field(default=lambda value: value)
+    also: Callable[[Any], None] | None = None
+    function: str = ""
+    reference: Callable[..., Any] | None = None
+    cases: tuple[tuple[Any, ...], ...] = ()
+    tolerance: float = 1e-6
+
+    def fits(self, value: Any) -> bool:
+        """Whether a recorded value has the type that it must have."""
+        try:
+            TypeAdapter(self.shape).validate_python(value, strict=True)
+        except ValidationError:
+            return False
+        return True
+
+    def expected_record(self, id: str) -> Any:
+        """What the record of a right function holds: the visible rule, given the reference."""
+        return normalise(find_question(id).rule(self.reference))
+
+    def visible_calls(self, id: str) -> list[tuple[Any, ...]]:
+        """The arguments with which the visible rule calls a right function."""
+        calls: list[tuple[Any, ...]] = []
+
+        def watched(*arguments: Any) -> Any:
+            calls.append(tuple(a.clone() if hasattr(a, "clone") else a for a in arguments))
+            return self.reference(*arguments)
+
+        find_question(id).rule(watched)
+        return calls
+
+
+def judge_recorded(id: str, hidden: Hidden, value: Any) -> None:
+    """Hold a recorded value against the visible rule and the hidden one.
+
+    Raises:
+        Wrong: it is wrong, or not of the type that this question records.
+        NotAttempted: it holds a placeholder.
+    """
+    if hidden.reference is not None:
+        if not same(value, hidden.expected_record(id), max(hidden.tolerance, 1e-9)):
+            raise Wrong("the recorded results are not those of a right function", "记录里的结果不是正确的函数会给出的")
+    elif not hidden.fits(value):
+        raise Wrong("the recorded value is not of the kind that is asked for", "记录的值不是题目要的那一种")
+    else:
+        find_question(id).rule(hidden.unwrap(value))
+    if hidden.also is not None:
+        hidden.also(value)
+
+
+def load_hidden(folder: Path) -> dict[str, Hidden]:
+    """All hidden checks in ``folder``, by question.
+
+    Raises:
+        LabError: a file defines no ``HIDDEN``.
+    """
+    found: dict[str, Hidden] = {}
+    for path in sorted(folder.glob("q[0-9][0-9].py")):
+        spec = importlib.util.spec_from_file_location(f"labkit_hidden_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not isinstance(getattr(module, "HIDDEN", None), dict):
+            raise LabError(str(path), "it must define HIDDEN, question to Hidden", "look at instructor/hidden/q00.py")
+        found |= module.HIDDEN
+    return found
