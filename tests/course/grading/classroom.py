@@ -1,7 +1,7 @@
-"""A worked example: what a class hands in, made from the real notebooks. Nothing here is executed but the book's own code.
+"""A worked example: what a class hands in, made from the real notebooks. Only the book's own code is executed here.
 
-`solved` is a notebook as a student saves it after solving every exercise: the source of the answer cells is the lesson's
-reference solution, and their records come from `labkit`'s own judge and record. The other submissions spoil it.
+`solved` is a notebook as a student saves it after solving every exercise: the source of the answer cells is the
+lesson's reference solution, and their records come from `labkit`'s own judge and record. The other submissions spoil it.
 """
 
 import copy
@@ -19,7 +19,6 @@ from labkit.models.shapes import shape_of
 from labkit.page.exercises import judge
 from labkit.page.records import PREFIX, cell_hash, make_record
 
-CHINESE = "反向传播必须穿过所有冻结的层，所以中间值都要保留。归一化和注意力需要自己的输入，与权重是否冻结无关。适配器还要另外保留一份输入副本。"
 TEXT = (
     "The gradient must travel through every frozen layer on its way down. What the nonlinear operations kept is needed "
     "there, frozen or not. The adapters add copies of their own inputs on top of that."
@@ -64,7 +63,7 @@ def typed(id):
     if id == "q4_4":
         choice = {"learning_rate": 5e-3, "steps": 32, "batch": 2}
         return {"choice": choice, "heldout_loss": 3.1, "baseline": 3.3, "row_budget": 64}
-    return eval(TYPED[id].partition("=")[2])  # noqa: S307 - this file's own text
+    return eval(TYPED[id].partition("=")[2])
 
 
 def solution_source(code):
@@ -79,7 +78,7 @@ def functions(lesson):
     for cell in read_lesson(next(path for path in lesson_paths() if path.stem == lesson)).cells:
         if BEGIN in cell.code and "\ndef " in f"\n{cell.code}":
             code = "\n".join(line for line in solution_source(cell.code).split("\n") if not line.startswith("check("))
-            exec(code, space)  # noqa: S102 - the book's own reference solutions
+            exec(code, space)
     return space
 
 

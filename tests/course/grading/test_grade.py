@@ -59,8 +59,8 @@ def careless(folder):
     changed = c.solved()
     c.cell_of(changed, "q0_1")["source"] = "answer = (3.45, 3.21)\n" + 'check("q0_1", answer)'
     edited = c.cell_of(changed, "q0_3")
-    c.answer(changed, "q0_3", "mine = 275.3", 275.3)
-    edited["source"] = edited["source"].replace("mine)", "mine )")
+    edited["source"] = 'mine = 275.3\ncheck("q0_3", mine + 0)'
+    edited["outputs"] = [c.printed("q0_3", 275.3, edited["source"])]
     c.save(folder, "fay", changed)
     messy = c.solved()
     twice = json.loads(json.dumps(c.cell_of(messy, "q0_1")))
@@ -129,8 +129,8 @@ def archives(folder):
     text = c.solved_text("00_start_here", "en").encode()
     link = zipfile.ZipInfo("02_lora.ipynb")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    members = [("00_start_here.ipynb", text), ("../../up.ipynb", text), ("/etc/abs.ipynb", text), ("C:\\win.ipynb", text),
-               (link, b"/etc/passwd"), ("more.zip", c.packed([("01_memory.ipynb", text)]))]  # fmt: skip
+    members = [("00_start_here.ipynb", text), ("../../up.ipynb", text), ("/etc/abs.ipynb", text),
+               ("C:\\win.ipynb", text), (link, b"/etc/passwd"), ("more.zip", c.packed([("01_memory.ipynb", text)]))]  # fmt: skip
     (folder / "ned").mkdir()
     (folder / "ned" / "work.zip").write_bytes(c.packed(members))
     (folder / "ned" / "linked.ipynb").symlink_to(folder / "ada" / "00_start_here.ipynb")
@@ -205,7 +205,7 @@ def marked(tmp_path_factory):
 POINTS = {
     "cai": 0, "raiser": 2, "dan": 0, "eve": 7, "fay": 5, "mia": 4, "two": 7, "gil": 0, "hal": 5, "tom": 0, "uma": 7,
     "ida": 0, "jo": 7, "kim": 0, "lee": 0, "large": 7, "odd": 0, "empty": 0, "binary": 0, "widget": 7, "ned": 7,
-    "ola": 0, "liar": 0, "torn": 0, "flat": 7, "rob": 11, "sue": 11,
+    "ola": 7, "liar": 0, "torn": 0, "flat": 7, "rob": 11, "sue": 11,
 }  # fmt: skip
 
 
