@@ -53,6 +53,7 @@ class Rules(Part):
     changed_after_check: Effect = "zero"
     record_from_another_cell: Effect = "zero"
     edited_check: Effect = "flag"
+    rerun_may_raise: bool = False  # a function that is right in the re-run counts, whatever the record says
     rare_answers_shared: Count = 3  # so many answers shared with one other student, and with hardly anyone else
     written_overlap: Annotated[float, Field(gt=0, le=1)] = 0.6  # of the phrases of two written answers
 

@@ -1,0 +1,203 @@
+"""Re-running notebooks in the sandbox, and comparing what came out here, outside it.
+
+A re-run can take points away and explain why; it gives none, unless the rubric says so. What it can and cannot show
+stands in docs/instructors.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.course.grading.batch import Student
+from labkit.course.grading.grader import Grader
+from labkit.course.grading.hidden import Hidden
+from labkit.course.grading.judge import Judged, Verdict
+from labkit.course.grading.plain import decode, encode, same
+from labkit.course.grading.read import clean
+from labkit.course.grading.rubric import Rubric
+from labkit.course.grading.sandbox import Outcome, run_inside, starter
+from labkit.files import write_text
+from labkit.page.exercises import NotAttempted, Wrong, find_question
+
+
+@dataclass(frozen=True)
+class Task:
+    """One notebook to run: whose, of which lesson, and where its bytes are."""
+
+    student: Student
+    lesson: str
+    job: dict[str, Any]
+    name: str
+
+
+class _Raised(Exception):
+    """The student's function raised inside the sandbox."""
+
+
+def rerun(
+    students: list[Student],
+    grader: Grader,
+    *,
+    workers: int,
+    on_done: Callable[[int, int], None] = lambda done, of: None,
+) -> None:
+    """Run every student's notebook of every lesson with a function question, and put the findings on the verdicts.
+
+    Raises:
+        LabError: there is no sandbox on this machine.
+    """
+    starter()
+    rubric = grader.rubric
+    tasks = [
+        Task(student, lesson, *student.places[lesson])
+        for student in students
+        for lesson, judged in sorted(student.lessons.items())
+        if lesson in student.places and any(verdict.state != "lost" for verdict in judged.verdicts.values())
+    ]
+    calls = {lesson: _calls(lesson, rubric, grader.hidden) for lesson in rubric.lessons}
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = {pool.submit(_run, task, calls[task.lesson], grader): task for task in tasks}
+        for done, future in enumerate(as_completed(waiting), start=1):
+            task = waiting[future]
+            _apply(task, future.result(), rubric, grader.hidden)
+            on_done(done, len(tasks))
+
+
+def _calls(lesson: str, rubric: Rubric, hidden: dict[str, Hidden]) -> dict[str, Any]:
+    """Question to function name and inputs: the visible check's and the hidden ones; never a result."""
+    found = {}
+    for id, question in rubric.lessons[lesson].items():
+        if question.kind == "function" and id in hidden:
+            inputs = [*hidden[id].visible_calls(id), *hidden[id].cases]
+            encoded = [[encode(argument) for argument in arguments] for arguments in inputs]
+            found[id] = {"function": hidden[id].function, "inputs": encoded}
+    return found
+
+
+def _run(task: Task, calls: dict[str, Any], grader: Grader) -> dict[str, Any]:
+    raw = grader.raw(task.job, task.name)
+    file = grader.kept("re-run", task.lesson, raw)
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        pass
+    outcome = run_inside({"notebook": raw.decode("utf-8", "replace"), "calls": calls}, grader.rubric.rerun)
+    found = _read_report(outcome)
+    write_text(file, json.dumps(found))
+    return found
+
+
+def _read_report(outcome: Outcome) -> dict[str, Any]:
+    """The report as plain data of known types: it comes out of a sandbox with hostile code."""
+    empty = {"cells": [], "answers": {}, "ended": outcome.stopped or "it ended without a report"}
+    try:
+        found = json.loads(outcome.report)
+    except (ValueError, RecursionError):
+        return empty
+    if outcome.stopped or not isinstance(found, dict):
+        return empty
+    cells = [cell for cell in found.get("cells", []) if isinstance(cell, dict)]
+    answers = {id: several for id, several in found.get("answers", {}).items() if isinstance(several, list)}
+    ended, widget = found.get("ended"), found.get("widget_error")
+    return {
+        "cells": [{"error": clean(str(cell["error"]), 300) if cell.get("error") else None} for cell in cells],
+        "answers": answers,
+        "ended": clean(str(ended), 300) if ended else None,
+        "widget_error": clean(str(widget), 300) if widget else None,
+    }
+
+
+def _apply(task: Task, found: dict[str, Any], rubric: Rubric, hidden: dict[str, Hidden]) -> None:
+    judged = task.student.lessons[task.lesson]
+
+    def flag(kind: str, en: str, zh: str, question: str = "") -> None:
+        task.student.flags.append((task.lesson, kind, question, en, zh))
+
+    if found["ended"]:
+        flag("re-run ended", f"the re-run stopped: {found['ended']}", f"重新运行时中断：{found['ended']}")
+    errors = [cell["error"] for cell in found["cells"] if cell["error"]]
+    if errors:
+        flag(
+            "re-run error",
+            f"{len(errors)} cells failed; the first: {errors[0]}",
+            f"{len(errors)} 个单元格出错；第一个：{errors[0]}",
+        )
+    if found.get("widget_error"):
+        flag("re-run error", f"in a widget: {found['widget_error']}", f"控件里：{found['widget_error']}")
+    for id, question in rubric.lessons[task.lesson].items():
+        if question.kind != "function" or id not in hidden:
+            continue
+        verdict = judge_answers(id, hidden[id], found["answers"].get(id), question.points)
+        _settle(id, judged, verdict, rubric, flag)
+
+
+def _settle(id: str, judged: Judged, verdict: Verdict, rubric: Rubric, flag: Callable[..., None]) -> None:
+    recorded = judged.verdicts[id]
+    if verdict.state == "right":
+        if recorded.state != "right":
+            flag("re-run is right", f'recorded as "{recorded.state}"', f"记录的是“{recorded.state}”", id)
+            if rubric.rules.rerun_may_raise:
+                recorded.state, recorded.points, recorded.en, recorded.zh = (
+                    "right",
+                    verdict.points,
+                    verdict.en,
+                    verdict.zh,
+                )
+    elif recorded.state == "right":
+        flag("re-run disagrees", f"recorded as right, but: {verdict.en}", f"记录的是正确，但是：{verdict.zh}", id)
+        verdict.fingerprint = recorded.fingerprint
+        judged.verdicts[id] = verdict
+
+
+def judge_answers(id: str, hidden: Hidden, answers: list[Any] | None, points: float) -> Verdict:
+    """The verdict on what a function returned inside: the visible check first, for its explanations; then hidden cases.
+
+    Args:
+        id: the question.
+        hidden: its hidden check.
+        answers: one ``{"ok": …}`` or ``{"raised": …}`` for each call, in the order of the visible and hidden inputs.
+        points: of a right answer.
+    """
+    visible = hidden.visible_calls(id)
+    if answers is None or len(answers) != len(visible) + len(hidden.cases):
+        return Verdict("wrong", 0.0, "in the re-run the function gave no results", "重新运行时，函数没有给出结果")
+    try:
+        values = [_value(item) for item in answers]
+    except _Raised as raised:
+        return Verdict(
+            "error", 0.0, f"in the re-run your function raised {raised}", f"重新运行时，函数抛出了异常 {raised}"
+        )
+    except ValueError:
+        return Verdict("wrong", 0.0, "the function's results are not plain values", "函数返回的不是普通的值")
+    replay = iter(values)
+    try:
+        find_question(id).rule(lambda *_: next(replay))
+    except NotAttempted:
+        return Verdict.of("not attempted")
+    except Wrong as wrong:
+        return Verdict("wrong", 0.0, clean(wrong.en, 1000), clean(wrong.zh, 1000))
+    except Exception as error:
+        said = clean(f"{type(error).__name__}: {error}", 300)
+        return Verdict("wrong", 0.0, f"its result cannot be judged ({said})", f"结果无法判定（{said}）")
+    for number, arguments in enumerate(hidden.cases, start=1):
+        if not same(values[len(visible) + number - 1], hidden.reference(*arguments), hidden.tolerance):
+            of = f"{number} of {len(hidden.cases)}"
+            return Verdict(
+                "wrong",
+                0.0,
+                f"it fails hidden case {of}",
+                f"没有通过第 {number} 个隐藏用例（共 {len(hidden.cases)} 个）",
+            )
+    return Verdict.of("right", points)
+
+
+def _value(item: Any) -> Any:
+    if not isinstance(item, dict):
+        raise ValueError("not an answer")
+    if "raised" in item:
+        raise _Raised(clean(str(item["raised"]), 300))
+    return decode(item.get("ok"))
