@@ -58,7 +58,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    limits, found = job["limits"], {"cells": [], "answers": {}, "ended": None, "records": []}
+    limits, found = job["limits"], {"cells": [], "answers": {}, "ended": None}
     notebook = nbformat.reads(job["notebook"], as_version=4)
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
     notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -71,7 +71,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         with client.setup_kernel():
             for place, cell in enumerate(notebook.cells):
                 client.execute_cell(cell, place)
-                found["cells"].append(_seen(cell, found["records"]))
+                found["cells"].append(_seen(cell))
             for id, calls in job["calls"].items():
                 found["answers"][id] = _call(client, notebook, calls)
             client.set_widgets_metadata()
@@ -104,14 +104,8 @@ def _call(client: Any, notebook: Any, calls: dict[str, Any]) -> list[Any] | None
         return None
 
 
-def _seen(cell: Any, records: list[str]) -> dict[str, Any]:
-    from labkit.page.records import PREFIX
-
-    error = next((o for o in cell.outputs if o.output_type == "error"), None)
-    for output in cell.outputs:
-        text = output.get("text") if output.output_type == "stream" else output.get("data", {}).get("text/plain", "")
-        lines = [line for line in str(text).splitlines() if line.startswith(PREFIX) and len(line) < 20_000]
-        records += lines[-5:] if len(records) < 200 else []
+def _seen(cell: Any) -> dict[str, Any]:
+    error = next((output for output in cell.outputs if output.output_type == "error"), None)
     return {"error": f"{error.ename}: {error.evalue}"[:MAX_SAID] if error else None}
 
 

@@ -12,14 +12,17 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
+import nbformat
+
 from labkit.course.grading.batch import Student
 from labkit.course.grading.grader import Grader
 from labkit.course.grading.hidden import Hidden
 from labkit.course.grading.judge import Judged, Verdict
 from labkit.course.grading.plain import decode, encode, same
 from labkit.course.grading.read import clean
-from labkit.course.grading.rubric import Rubric
-from labkit.course.grading.sandbox import Outcome, run_inside, starter
+from labkit.course.grading.rubric import RerunLimits, Rubric
+from labkit.course.grading.sandbox import Outcome, run_inside
+from labkit.errors import LabError
 from labkit.files import write_text
 from labkit.page.exercises import NotAttempted, Wrong, find_question
 
@@ -50,7 +53,7 @@ def rerun(
     Raises:
         LabError: there is no sandbox on this machine.
     """
-    starter()
+    prove_sandbox(grader.rubric.rerun)
     rubric = grader.rubric
     tasks = [
         Task(student, lesson, *student.places[lesson])
@@ -65,6 +68,22 @@ def rerun(
             task = waiting[future]
             _apply(task, future.result(), rubric, grader.hidden)
             on_done(done, len(tasks))
+
+
+def prove_sandbox(limits: RerunLimits) -> None:
+    """Run a notebook that cannot fail: a sandbox that does not work must not cost students their points.
+
+    Raises:
+        LabError: there is no sandbox on this machine, or Python does not run in it.
+    """
+    cell = nbformat.v4.new_code_cell("def double(x):\n    return 2 * x")
+    text = nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))
+    found = _read_report(
+        run_inside({"notebook": text, "calls": {"q": {"function": "double", "inputs": [[21]]}}}, limits)
+    )
+    if found["answers"].get("q") != [{"ok": 42}]:
+        said = f"a plain notebook does not run in the sandbox ({found['ended']})"
+        raise LabError("--rerun", said, "see that others may read this Python's folders, or raise the rubric's limits")
 
 
 def _calls(lesson: str, rubric: Rubric, hidden: dict[str, Hidden]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A bubblewrap sandbox: no network, a read-only system, nothing of the instructor's, and limits on everything that grows.
+"""A bubblewrap sandbox: no network, a read-only system, nothing of the instructor's, limits on all that grows.
 
 Root runs the command as a user of its own without any capability, because the kernel counts no processes against root;
 anybody else gets a user namespace. Memory, processes and time of the whole tree are watched from outside as well.
@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,9 +24,9 @@ from labkit.course.grading.rubric import RerunLimits
 from labkit.errors import LabError
 from labkit.paths import PACKAGE, data_folder
 
-HINT = "install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap), or leave --rerun out"
-SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/ld.so.conf.d", "/etc/ld.so.conf",
-          "/etc/alternatives", "/etc/fonts")  # fmt: skip
+HINT = "install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
+SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts")
+HOME = "/sandbox"  # the only place that student code can write to
 NOBODY = 60_123  # a user id that nobody has; of a sandbox started by root
 LOOK_SECONDS = 0.1
 
@@ -74,32 +75,17 @@ def command(limits: RerunLimits) -> list[str]:
             arguments += ["--symlink", os.readlink(path), path]
         else:
             arguments += ["--ro-bind-try", path, path]
+    arguments += ["--proc", "/proc", "--dev", "/dev"]
+    # Private folders first: what is mounted after them (a Python somewhere under /tmp, say) stays visible.
+    for path, mib in (("/dev/shm", 16), ("/tmp", 16), (HOME, limits.disk_mib)):
+        arguments += ["--perms", "1777", "--size", str(int(mib * 2**20)), "--tmpfs", path]
     for prefix in sorted({sys.prefix, sys.base_prefix} - {"/usr"}):
+        for parent in reversed(Path(prefix).parents[:-1]):  # bwrap would make them for root alone
+            arguments += ["--perms", "0755", "--dir", str(parent)]
         arguments += ["--ro-bind", prefix, prefix]
+    arguments += ["--perms", "0755", "--dir", "/book"]
     arguments += ["--ro-bind", str(PACKAGE), "/book/labkit", "--ro-bind", str(data_folder()), "/book/data"]
-    arguments += [
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--perms",
-        "1777",
-        "--size",
-        str(16 * 2**20),
-        "--tmpfs",
-        "/dev/shm",
-    ]
-    arguments += ["--perms", "1777", "--size", str(16 * 2**20), "--tmpfs", "/tmp"]
-    arguments += [
-        "--perms",
-        "0777",
-        "--size",
-        str(int(limits.disk_mib * 2**20)),
-        "--tmpfs",
-        "/work",
-        "--chdir",
-        "/work",
-    ]
+    arguments += ["--chdir", HOME]
     arguments += ["--remount-ro", "/dev", "--remount-ro", "/"]
     for name, value in _environment().items():
         arguments += ["--setenv", name, value]
@@ -118,9 +104,9 @@ def command(limits: RerunLimits) -> list[str]:
 def _environment() -> dict[str, str]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return threads | {
-        "PATH": f"{sys.prefix}/bin:/usr/bin:/bin", "HOME": "/work", "TMPDIR": "/work", "LANG": "C.UTF-8", "USER": "student",
-        "PYTHONPATH": "/book", "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1", "MPLCONFIGDIR": "/work/.mpl",
-        "LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", "IPYTHONDIR": "/work/.ipython", "CUDA_VISIBLE_DEVICES": "",
+        "PATH": f"{sys.prefix}/bin:/usr/bin:/bin", "HOME": HOME, "TMPDIR": HOME, "LANG": "C.UTF-8", "USER": "student",
+        "PYTHONPATH": "/book", "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1", "MPLCONFIGDIR": f"{HOME}/.mpl",
+        "LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", "IPYTHONDIR": f"{HOME}/.ipython", "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
 
 
