@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +22,7 @@ def grade(
     rubric: Annotated[Path | None, typer.Option(help="Points and rules; default instructor/rubric.toml.")] = None,
     manifest: Annotated[Path | None, typer.Option(help="Of the release handed out; default: this checkout's.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; default: one a core.")] = os.cpu_count() or 1,
+    engine: Annotated[str, typer.Option(help="Where re-runs run: local, or ray (a running cluster).")] = "local",
     as_json: JsonFlag = False,
 ) -> None:
     """Grade executed notebooks as data; nothing of a submission is executed outside a sandbox."""
@@ -42,7 +46,8 @@ def grade(
     if again:
         from labkit.course.grading.rerun import rerun
 
-        rerun(students, grader, workers=workers, on_done=_progress("re-run"))
+        with _pool(engine, workers) as pool:
+            rerun(students, grader, pool, on_done=_progress("re-run"))
     note_similar(students, grader.rubric)
     figures = write_report(students, grader.rubric, folder)
     if as_json:
@@ -69,6 +74,19 @@ def release(
 def _outside(folder: Path, submissions: Path) -> None:
     if submissions.is_dir() and folder.resolve().is_relative_to(submissions.resolve()):
         raise LabError(str(folder), "the report would lie among the submissions", "name a folder outside them")
+
+
+@contextlib.contextmanager
+def _pool(engine: str, workers: int) -> Iterator[Executor]:
+    """Threads here, each watching a sandbox; or the executor of a Ray cluster."""
+    if engine == "local":
+        with ThreadPoolExecutor(workers) as threads:
+            yield threads
+        return
+    from labkit.training.engines import engine as cluster
+
+    with cluster(engine) as executor:
+        yield executor
 
 
 def _progress(what: str) -> Any:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -44,30 +45,55 @@ class _Raised(Exception):
 def rerun(
     students: list[Student],
     grader: Grader,
+    pool: Executor,
     *,
-    workers: int,
     on_done: Callable[[int, int], None] = lambda done, of: None,
 ) -> None:
-    """Run every student's notebook of every lesson with a function question, and put the findings on the verdicts.
+    """Run every student's notebook of every lesson, and put the findings on the verdicts.
+
+    Args:
+        students: as graded; changed in place.
+        grader: the one that graded them.
+        pool: where sandboxes run: threads of this process, or a Ray cluster whose nodes all have bubblewrap.
+        on_done: told how many notebooks are done, of how many.
 
     Raises:
         LabError: there is no sandbox on this machine.
     """
-    prove_sandbox(grader.rubric.rerun)
     rubric = grader.rubric
+    calls = {lesson: _calls(lesson, rubric, grader.hidden) for lesson in rubric.lessons}
     tasks = [
         Task(student, lesson, *student.places[lesson])
         for student in students
         for lesson, judged in sorted(student.lessons.items())
-        if lesson in student.places and any(verdict.state != "lost" for verdict in judged.verdicts.values())
+        if any(verdict.state != "lost" for verdict in judged.verdicts.values())
     ]
-    calls = {lesson: _calls(lesson, rubric, grader.hidden) for lesson in rubric.lessons}
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = {pool.submit(_run, task, calls[task.lesson], grader): task for task in tasks}
-        for done, future in enumerate(as_completed(waiting), start=1):
-            task = waiting[future]
-            _apply(task, future.result(), rubric, grader.hidden)
-            on_done(done, len(tasks))
+    waiting: dict[Future, tuple[Task, Path]] = {}
+    done = 0
+    for task in tasks:
+        raw = grader.raw(task.job, task.name)
+        file = grader.kept("re-run", task.lesson, raw)
+        if (found := _kept(file)) is None:
+            if not waiting:
+                prove_sandbox(rubric.rerun)
+            job = {"notebook": raw.decode("utf-8", "replace"), "calls": calls[task.lesson]}
+            waiting[pool.submit(run_inside, job, rubric.rerun)] = (task, file)
+        else:
+            _apply(task, found, rubric, grader.hidden)
+            on_done(done := done + 1, len(tasks))
+    for future in as_completed(waiting):
+        task, file = waiting[future]
+        found = _read_report(future.result())
+        write_text(file, json.dumps(found))
+        _apply(task, found, rubric, grader.hidden)
+        on_done(done := done + 1, len(tasks))
+
+
+def _kept(file: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def prove_sandbox(limits: RerunLimits) -> None:
@@ -94,19 +120,6 @@ def _calls(lesson: str, rubric: Rubric, hidden: dict[str, Hidden]) -> dict[str, 
             inputs = [*hidden[id].visible_calls(id), *hidden[id].cases]
             encoded = [[encode(argument) for argument in arguments] for arguments in inputs]
             found[id] = {"function": hidden[id].function, "inputs": encoded}
-    return found
-
-
-def _run(task: Task, calls: dict[str, Any], grader: Grader) -> dict[str, Any]:
-    raw = grader.raw(task.job, task.name)
-    file = grader.kept("re-run", task.lesson, raw)
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        pass
-    outcome = run_inside({"notebook": raw.decode("utf-8", "replace"), "calls": calls}, grader.rubric.rerun)
-    found = _read_report(outcome)
-    write_text(file, json.dumps(found))
     return found
 
 

@@ -1,7 +1,7 @@
 """A worked example: what a class hands in, made from the real notebooks. Only the book's own code is executed here.
 
 `solved` is a notebook as a student saves it after solving every exercise: the source of the answer cells is the
-lesson's reference solution, and their records come from `labkit`'s own judge and record. The other submissions spoil it.
+lesson's reference solution, and their records come from `labkit`'s own judge and record. The others spoil it.
 """
 
 import copy

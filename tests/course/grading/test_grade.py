@@ -112,8 +112,9 @@ def broken(folder):
     large = c.solved()
     c.code_cells(large)[3]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x" * (30 * 2**20)}]
     c.save(folder, "large", large)
-    odd = {"cells": [None, 7, {"cell_type": "code"}, {"cell_type": "code", "source": 3, "outputs": {"a": 1}},
-                     {"cell_type": "code", "source": ["check('q0_1', 1)", None], "outputs": [1, {"data": []}]}]}  # fmt: skip
+    strange = {"cell_type": "code", "source": ["check('q0_1', 1)", None], "outputs": [1, {"data": []}]}
+    cells = [None, 7, {"cell_type": "code"}, {"cell_type": "code", "source": 3, "outputs": {"a": 1}}, strange]
+    odd = {"cells": cells}
     c.save(folder, "odd", odd | {"metadata": [1]})
     c.save(folder, "empty", b"")
     c.save(folder, "binary", bytes(range(256)) * 10)
@@ -129,8 +130,9 @@ def archives(folder):
     text = c.solved_text("00_start_here", "en").encode()
     link = zipfile.ZipInfo("02_lora.ipynb")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    members = [("00_start_here.ipynb", text), ("../../up.ipynb", text), ("/etc/abs.ipynb", text),
-               ("C:\\win.ipynb", text), (link, b"/etc/passwd"), ("more.zip", c.packed([("01_memory.ipynb", text)]))]  # fmt: skip
+    names = ("00_start_here.ipynb", "../../up.ipynb", "/etc/abs.ipynb", "C:\\win.ipynb")
+    members = [(name, text) for name in names]
+    members += [(link, b"/etc/passwd"), ("more.zip", c.packed([("01_memory.ipynb", text)]))]
     (folder / "ned").mkdir()
     (folder / "ned" / "work.zip").write_bytes(c.packed(members))
     (folder / "ned" / "linked.ipynb").symlink_to(folder / "ada" / "00_start_here.ipynb")
@@ -159,18 +161,15 @@ def markup(folder):
     c.save(folder, EVIL_NAME, json.dumps(formula), "02_lora")
     for name in ("rob", "sue"):
         copied = c.solved("02_lora")
-        own = "total = 0\nfor name in ['q']:\n    total = 12 + 30  # my very own way\nmine = 174.6"
         for id in ("q2_1", "q2_2", "q2_3"):
             cell = c.cell_of(copied, id)
             cell["source"] += f"\nlonely_variable_of_{id} = 'nobody else writes this'"
             _, put = c.record_of(copied, id)
             put(cell_sha256=c.cell_hash(cell["source"]), seconds=len(name) * 0.1)
         cell = c.cell_of(copied, "q2_4")
-        text = (
-            f"Both matrices are zero, so nothing moves at all{'!' if name == 'rob' else '.'} {own[:5]} "
-            + c.TEXT[:150]
-            + ". Really. So."
-        )
+        text = f"Nothing moves{'!' if name == 'rob' else '.'} My two matrices begin at zero. "
+        text += "Each gradient holds the other matrix. "
+        text += "That is why Adam has nothing to divide and my curve is a straight line until the last of the steps."
         cell["outputs"] = [c.printed("q2_4", text, cell["source"], seconds=1.5 if name == "rob" else 2.5)]
         c.save(folder, name, copied, "02_lora")
 
@@ -234,11 +233,11 @@ EXPECTED_FLAGS = [
     ("fay", "edited check", "q0_3"), ("mia", "duplicate cell", "q0_1"), ("mia", "renamed", ""),
     ("two", "duplicate notebook", ""), ("gil", "record contradicts itself", "q0_1"), ("gil", "implausible", ""),
     ("gil", "record contradicts itself", "q0_2"), ("hal", "record elsewhere", "q0_1"), ("hal", "implausible", ""),
-    ("tom", "record", ""), ("uma", "record contradicts itself", "q4_4"), ("ida", "unreadable", ""), ("jo", "kernel", ""),
-    ("kim", "unreadable", ""), ("lee", "too large", ""), ("empty", "unreadable", ""), ("binary", "unreadable", ""),
-    ("widget", "widget error", ""), ("ned", "unsafe path", ""), ("ned", "link", ""), ("ned", "nested archive", ""),
-    ("ola", "too large", ""), ("liar", "broken archive", ""), ("torn", "broken archive", ""), ("rob", "similar", ""),
-    ("sue", "similar", ""),
+    ("tom", "record", ""), ("uma", "record contradicts itself", "q4_4"), ("ida", "unreadable", ""),
+    ("jo", "kernel", ""), ("kim", "unreadable", ""), ("lee", "too large", ""), ("empty", "unreadable", ""),
+    ("binary", "unreadable", ""), ("widget", "widget error", ""), ("ned", "unsafe path", ""), ("ned", "link", ""),
+    ("ned", "nested archive", ""), ("ola", "too large", ""), ("liar", "broken archive", ""), ("torn", "broken archive", ""),
+    ("rob", "similar", ""), ("sue", "similar", ""),
 ]  # fmt: skip
 
 
@@ -253,8 +252,7 @@ def test_a_clean_submission_has_no_flags(marked):
 
 
 def test_similar_pairs_name_each_other(marked):
-    detail = next(detail for kind, _, detail in marked.flags["rob"] if kind == "similar")
-    assert "like sue" in detail
+    detail = next(detail for kind, _, detail in marked.flags["rob"] if kind == "similar" and "like sue" in detail)
     assert "q2_4" in detail
 
 

@@ -123,7 +123,8 @@ def test_a_fork_bomb_meets_a_wall():
 def test_a_memory_bomb_is_stopped():
     found = run("blocks = [bytearray(2**28) for _ in range(64)]")
     assert found["ended"] is not None or "MemoryError" in said(found)
-    spread = "import os\nfor _ in range(8):\n    if not os.fork():\n        b = bytearray(2**28); import time; time.sleep(60)\nimport time; time.sleep(15)"
+    child = "if not os.fork():\n        b = b'x' * 2**28\n        time.sleep(60)"
+    spread = f"import os, time\nfor _ in range(8):\n    {child}\ntime.sleep(15)"
     assert run(spread)["ended"] == "it took more than 1.5 GiB of memory"
 
 
@@ -159,7 +160,8 @@ def test_killing_the_process_that_reports_leaves_no_report(hidden):
 def test_the_report_cannot_be_written_by_the_student(hidden):
     fake = json.dumps({"cells": [], "answers": {"q0_2": [{"ok": 1}]}, "ended": None})
     found = run(
-        f"import os\nfor number in range(3, 64):\n    try:\n        os.write(number, {fake!r}.encode())\n    except OSError:\n        pass\nos.write(1, b'x')",
+        f"import os\nfor number in range(3, 64):\n    try:\n        os.write(number, {fake!r}.encode())\n"
+        "    except OSError:\n        pass\nos.write(1, b'x')",
         "open(f'/proc/{os.getppid()}/fd/3', 'w').write('x')",
     )
     assert found["ended"] is not None or "PermissionError" in said(found)
@@ -171,7 +173,8 @@ def test_the_report_cannot_be_written_by_the_student(hidden):
 def test_monkeypatching_and_fake_records_gain_nothing(hidden):
     found = run(
         WRONG,
-        "import labkit, labkit.page.exercises as e, labkit.course.grading.probe as p, labkit.course.grading.plain as q\n"
+        "import labkit, labkit.page.exercises as e\n"
+        "import labkit.course.grading.probe as p, labkit.course.grading.plain as q\n"
         "e.judge = lambda *_: ('right', 'right', None)\n"
         "p.encode = q.encode = lambda value, *_: 1\n"
         "labkit.check('q0_2', weight_bytes)",
@@ -191,7 +194,8 @@ def test_nothing_of_the_instructors_is_there():
     look = (
         "import os, pathlib\n"
         f"assert not os.path.exists({str(rubric)!r})\n"
-        "seen = [p for top in ('/book', '/sandbox', '/tmp', '/root', '/home') for p in pathlib.Path(top).rglob('*') if p.name == 'rubric.toml']\n"
+        "tops = ('/book', '/sandbox', '/tmp', '/root', '/home')\n"
+        "seen = [p for top in tops for p in pathlib.Path(top).rglob('*') if p.name == 'rubric.toml']\n"
         "assert seen == [], seen\n"
         "import labkit.paths\n"
         "assert not (labkit.paths.PACKAGE.parent / 'instructor').exists()"
@@ -220,14 +224,15 @@ def test_a_flood_of_output_and_a_broken_report_end_the_run():
 
 
 def test_student_code_is_nobody_and_the_users_own_files_are_unseen():
-    look = "import os\nassert os.getuid() not in (0, None)\nassert os.listdir('/sandbox') is not None\nassert len(os.listdir('/proc')) > 0\nassert not os.path.exists('/root/.ssh')"
+    look = "import os\nassert os.getuid() != 0\nassert os.listdir('/sandbox')\nassert not os.path.exists('/root/.ssh')"
     assert said(run(look)) is None
 
 
 def test_errors_hidden_in_widgets_are_found():
     pytest.importorskip("ipywidgets")
     found = run(
-        "import ipywidgets as w\nfrom IPython.display import display\no = w.Output()\ndisplay(o)\nwith o:\n    raise KeyError('hidden')"
+        "import ipywidgets as w\nfrom IPython.display import display\no = w.Output()\ndisplay(o)\n"
+        "with o:\n    raise KeyError('hidden')"
     )
     assert "hidden" in (found.get("widget_error") or "") or "hidden" in (said(found) or "")
 
