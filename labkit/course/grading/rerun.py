@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from labkit.course.grading.sandbox import Outcome, run_inside
 from labkit.errors import LabError
 from labkit.files import write_text
 from labkit.page.exercises import NotAttempted, Wrong, find_question
+
+IN_FLIGHT = 32  # notebooks handed over and not finished: their texts are in memory
 
 
 @dataclass(frozen=True)
@@ -69,24 +71,34 @@ def rerun(
         if any(verdict.state != "lost" for verdict in judged.verdicts.values())
     ]
     waiting: dict[Future, tuple[Task, Path]] = {}
-    done = 0
+    done, proven = 0, False
+
+    def finish(task: Task, found: dict[str, Any]) -> None:
+        nonlocal done
+        _apply(task, found, rubric, grader.hidden)
+        on_done(done := done + 1, len(tasks))
+
+    def collect(at_most: int) -> None:
+        while len(waiting) > at_most:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                task, file = waiting.pop(future)
+                found = _read_report(future.result())
+                write_text(file, json.dumps(found))
+                finish(task, found)
+
     for task in tasks:
         raw = grader.raw(task.job, task.name)
         file = grader.kept("re-run", task.lesson, raw)
-        if (found := _kept(file)) is None:
-            if not waiting:
-                prove_sandbox(rubric.rerun)
-            job = {"notebook": raw.decode("utf-8", "replace"), "calls": calls[task.lesson]}
-            waiting[pool.submit(run_inside, job, rubric.rerun)] = (task, file)
-        else:
-            _apply(task, found, rubric, grader.hidden)
-            on_done(done := done + 1, len(tasks))
-    for future in as_completed(waiting):
-        task, file = waiting[future]
-        found = _read_report(future.result())
-        write_text(file, json.dumps(found))
-        _apply(task, found, rubric, grader.hidden)
-        on_done(done := done + 1, len(tasks))
+        if (found := _kept(file)) is not None:
+            finish(task, found)
+            continue
+        if not proven:
+            prove_sandbox(rubric.rerun)
+            proven = True
+        job = {"notebook": raw.decode("utf-8", "replace"), "calls": calls[task.lesson]}
+        waiting[pool.submit(run_inside, job, rubric.rerun)] = (task, file)
+        collect(IN_FLIGHT)
+    collect(0)
 
 
 def _kept(file: Path) -> dict[str, Any] | None:

@@ -235,8 +235,10 @@ EXPECTED_FLAGS = [
     ("gil", "record contradicts itself", "q0_2"), ("hal", "record elsewhere", "q0_1"), ("hal", "implausible", ""),
     ("tom", "record", ""), ("uma", "record contradicts itself", "q4_4"), ("ida", "unreadable", ""),
     ("jo", "kernel", ""), ("kim", "unreadable", ""), ("lee", "too large", ""), ("empty", "unreadable", ""),
-    ("binary", "unreadable", ""), ("widget", "widget error", ""), ("ned", "unsafe path", ""), ("ned", "link", ""),
-    ("ned", "nested archive", ""), ("ola", "too large", ""), ("liar", "broken archive", ""), ("torn", "broken archive", ""),
+    ("binary", "unreadable", ""),
+    ("widget", "widget error", ""), ("ned", "unsafe path", ""), ("ned", "link", ""),
+    ("ned", "nested archive", ""), ("ola", "too large", ""), ("liar", "broken archive", ""),
+    ("torn", "broken archive", ""),
     ("rob", "similar", ""), ("sue", "similar", ""),
 ]  # fmt: skip
 
