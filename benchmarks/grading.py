@@ -1,4 +1,4 @@
-"""How long `labkit grade` takes for a class: 300 students with every lesson, executed notebooks with their real outputs.
+"""How long `labkit grade` takes for a class: 300 students with every lesson, executed notebooks with real outputs.
 
     labkit run && python benchmarks/grading.py
 

@@ -111,7 +111,7 @@ class Grader:
         except (OSError, ValueError):
             pass
         judged = self._judge(name, raw)
-        write_text(file, json.dumps(judged, ensure_ascii=True))
+        write_text(file, json.dumps(judged, ensure_ascii=True), durable=False)
         return judged
 
     def _judge(self, name: str, raw: bytes) -> dict[str, Any]:

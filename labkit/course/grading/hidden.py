@@ -41,6 +41,7 @@ class Hidden:
     reference: Callable[..., Any] | None = None
     cases: tuple[tuple[Any, ...], ...] = ()
     tolerance: float = 1e-6
+    known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # results of `expected_record`
 
     def fits(self, value: Any) -> bool:
         """Whether a recorded value has the type that it must have."""
@@ -52,7 +53,9 @@ class Hidden:
 
     def expected_record(self, id: str) -> Any:
         """What the record of a right function holds: the visible rule, given the reference."""
-        return normalise(find_question(id).rule(self.reference))
+        if id not in self.known:
+            self.known[id] = normalise(find_question(id).rule(self.reference))
+        return self.known[id]
 
     def visible_calls(self, id: str) -> list[tuple[Any, ...]]:
         """The arguments with which the visible rule calls a right function."""
