@@ -59,7 +59,7 @@ def _doubts_of(answer: Answer) -> Iterator[tuple[str, str, str]]:
         yield kind, f"{id}: a cell that ran {answer.seconds:g} s", f"{id}：单元格运行了 {answer.seconds:g} 秒"
     if answer.question in TRAINED and answer.state in ("right", "wrong"):
         yield from _training_doubts(answer)
-    if "python" not in answer.versions or "labkit" not in answer.versions:
+    if "python" not in answer.versions:
         yield kind, f"{id}: a record without versions", f"{id}：记录里没有版本"
 
 
