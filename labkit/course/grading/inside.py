@@ -60,10 +60,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     limits, found = job["limits"], {"cells": [], "answers": {}, "ended": None}
     notebook = nbformat.reads(job["notebook"], as_version=4)
-    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    )
     notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in notebook.cells:
-        cell.outputs, cell.execution_count, cell.metadata = [], None, {}
+        cell.outputs, cell.execution_count, cell.metadata = [], None, nbformat.from_dict({})
     client = NotebookClient(
         notebook, timeout=limits["cell_seconds"], kernel_name="python3", allow_errors=True, interrupt_on_timeout=False
     )

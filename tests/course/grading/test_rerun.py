@@ -103,7 +103,7 @@ def test_the_sandbox_holds(probed, name):
 
 
 def test_an_error_hidden_in_a_widget_is_found(probed):
-    assert probed["widget_error"] == "KeyError: hidden"
+    assert (probed["widget_error"], probed["ended"]) == ("KeyError: 'hidden'", None)
 
 
 def test_what_failed_costs_only_its_own_cell(probed, hidden):
