@@ -32,6 +32,7 @@ class Hidden:
         reference: a right implementation: what it returns is what is expected.
         cases: argument tuples that no text and no visible check shows.
         tolerance: relative, of numbers.
+        view: of a result, before it is compared (`sorted` where the order is free).
     """
 
     shape: Any = Any
@@ -41,6 +42,7 @@ class Hidden:
     reference: Callable[..., Any] | None = None
     cases: tuple[tuple[Any, ...], ...] = ()
     tolerance: float = 1e-6
+    view: Callable[[Any], Any] = field(default=lambda value: value)
     known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # results of `expected_record`
 
     def fits(self, value: Any) -> bool:
@@ -56,6 +58,13 @@ class Hidden:
         if id not in self.known:
             self.known[id] = normalise(find_question(id).rule(self.reference))
         return self.known[id]
+
+    def agrees(self, found: Any, arguments: tuple[Any, ...]) -> bool:
+        """Whether ``found`` is what the reference returns for a case."""
+        try:
+            return same(self.view(found), self.view(self.reference(*arguments)), self.tolerance)
+        except (TypeError, ValueError):  # not a thing that this view can look at
+            return False
 
     def visible_calls(self, id: str) -> list[tuple[Any, ...]]:
         """The arguments with which the visible rule calls a right function."""

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 MAX_ITEMS, MAX_DEPTH = 10_000, 6
+DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "uint8", "bool")
 
 
 def encode(value: Any, depth: int = MAX_DEPTH) -> Any:
@@ -26,6 +27,8 @@ def encode(value: Any, depth: int = MAX_DEPTH) -> Any:
         return {"tuple": [encode(item, depth - 1) for item in value[:MAX_ITEMS]]}
     if depth and isinstance(value, list):
         return [encode(item, depth - 1) for item in value[:MAX_ITEMS]]
+    if depth and isinstance(value, set | frozenset):
+        return [encode(item, depth - 1) for item in sorted(value, key=str)[:MAX_ITEMS]]
     if depth and isinstance(value, dict):
         return {"dict": [[encode(key, 1), encode(item, depth - 1)] for key, item in list(value.items())[:MAX_ITEMS]]}
     if type(value).__name__ == "ModelShape":
@@ -42,7 +45,8 @@ def _encode_array(value: Any) -> Any:
         return encode(value.tolist())
     array = value.detach() if hasattr(value, "detach") else value
     dtype, flat = str(value.dtype).removeprefix("torch."), array.reshape(-1).tolist()
-    return {"tensor": [encode(item) for item in flat], "dtype": dtype, "sizes": [int(size) for size in value.shape]}
+    kind = "array" if type(value).__module__ == "numpy" else "tensor"
+    return {kind: [encode(item) for item in flat], "dtype": dtype, "sizes": [int(size) for size in value.shape]}
 
 
 def decode(value: Any) -> Any:
@@ -73,11 +77,13 @@ def _decode_object(value: dict[str, Any]) -> Any:
             from labkit.models.shapes import ModelShape
 
             return ModelShape(**fields)
-        case {"tensor": flat, "dtype": dtype, "sizes": sizes}:
+        case {"array": flat, "dtype": dtype, "sizes": sizes} if dtype in DTYPES:
+            import numpy as np
+
+            return np.array([decode(item) for item in flat], dtype=dtype).reshape(sizes)
+        case {"tensor": flat, "dtype": dtype, "sizes": sizes} if dtype in DTYPES:
             import torch
 
-            if dtype not in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "int16", "bool"):
-                raise ValueError(f"dtype {dtype!r}")
             return torch.tensor([decode(item) for item in flat], dtype=getattr(torch, dtype)).reshape(sizes)
         case {"type": "ellipsis"}:
             return ...

@@ -19,7 +19,7 @@ from labkit.course.grading.batch import Student
 from labkit.course.grading.grader import Grader
 from labkit.course.grading.hidden import Hidden
 from labkit.course.grading.judge import Judged, Verdict
-from labkit.course.grading.plain import decode, encode, same
+from labkit.course.grading.plain import decode, encode
 from labkit.course.grading.read import clean
 from labkit.course.grading.rubric import RerunLimits, Rubric
 from labkit.course.grading.sandbox import Outcome, run_inside
@@ -228,7 +228,7 @@ def judge_answers(id: str, hidden: Hidden, answers: list[Any] | None, points: fl
         said = clean(f"{type(error).__name__}: {error}", 300)
         return Verdict("wrong", 0.0, f"its result cannot be judged ({said})", f"结果无法判定（{said}）")
     for number, arguments in enumerate(hidden.cases, start=1):
-        if not same(values[len(visible) + number - 1], hidden.reference(*arguments), hidden.tolerance):
+        if not hidden.agrees(values[len(visible) + number - 1], arguments):
             of = f"{number} of {len(hidden.cases)}"
             return Verdict(
                 "wrong",

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
 from labkit.course.grading import sandbox
@@ -265,6 +266,10 @@ def test_what_is_not_plain_comes_out_as_a_name():
     assert decode(encode(object())) == "<object>"
     assert decode(encode(torch.zeros(200, 200))).startswith("<an array of shape")
     assert torch.equal(decode(encode(torch.tensor([[1.5], [2.0]]))), torch.tensor([[1.5], [2.0]]))
+    array = decode(encode(np.array([[1.5, 2.0]])))
+    assert isinstance(array, np.ndarray)
+    assert array.tolist() == [[1.5, 2.0]]
+    assert decode(encode({"b", "a"})) == ["a", "b"]
     for bad in (
         {"tensor": [1], "dtype": "object", "sizes": [1]},
         {"tensor": [1, 2], "dtype": "float32", "sizes": [7]},
