@@ -25,7 +25,8 @@ class Grader:
     """Reads and judges one job's file. Made once in each worker process."""
 
     def __init__(self, rubric_path: str, hidden_folder: str, manifest: dict[str, Any], keep: str) -> None:
-        self.rubric = load_rubric(Path(rubric_path))
+        handed_out = {entry["lesson"] for entries in manifest["notebooks"].values() for entry in entries}
+        self.rubric = load_rubric(Path(rubric_path)).only(handed_out)
         self.hidden = load_hidden(Path(hidden_folder))
         self.releases = {
             (entry["lesson"], lang): Release(

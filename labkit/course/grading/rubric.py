@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -104,6 +105,19 @@ class Rubric(Part):
     def total(self) -> float:
         """Points of a perfect submission."""
         return sum(question.points for question in self.questions.values())
+
+    def only(self, lessons: Iterable[str]) -> Rubric:
+        """This rubric without the lessons that were not handed out: nobody can have points there.
+
+        Raises:
+            LabError: none is left.
+        """
+        handed_out = set(lessons)
+        left = {lesson: questions for lesson, questions in self.lessons.items() if lesson in handed_out}
+        if not left:
+            given = f"lessons {', '.join(sorted(handed_out)) or 'none'}"
+            raise LabError(given, "the rubric has no questions for them", "add them to instructor/rubric.toml")
+        return self.model_copy(update={"lessons": left})
 
     def lesson_of(self, id: str) -> str:
         """The lesson that asks question ``id``."""

@@ -8,6 +8,7 @@ import pytest
 import labkit.page.questions
 from labkit.course.grading.hidden import judge_recorded, load_hidden
 from labkit.course.grading.rubric import Rubric, instructor_folder, load_rubric
+from labkit.course.lessons import lesson_paths
 from labkit.errors import LabError
 from labkit.page import exercises
 
@@ -39,7 +40,8 @@ def test_every_question_of_every_lesson_has_a_row_and_a_hidden_check(module, rub
 
 
 def test_functions_have_a_reference_that_the_visible_check_calls_right(rubric, hidden):
-    for id, question in rubric.questions.items():
+    there = rubric.only(path.stem for path in lesson_paths())
+    for id, question in there.questions.items():
         assert (question.kind == "function") == (hidden[id].reference is not None)
         if question.kind == "function":
             assert hidden[id].function
@@ -98,3 +100,11 @@ def test_a_hidden_file_must_define_its_checks(tmp_path):
     (tmp_path / "q09.py").write_text("x = 1")
     with pytest.raises(LabError, match="must define HIDDEN"):
         load_hidden(tmp_path)
+
+
+def test_only_lessons_that_were_handed_out_are_graded(rubric):
+    part = rubric.only(["02_lora", "99_later"])
+    assert list(part.lessons) == ["02_lora"]
+    assert part.total == sum(question.points for question in rubric.lessons["02_lora"].values())
+    with pytest.raises(LabError, match="lessons 99_later: the rubric has no questions"):
+        rubric.only(["99_later"])
