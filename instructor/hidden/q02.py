@@ -44,7 +44,7 @@ HIDDEN = {
     "q2_2": Hidden(
         function="lora_forward",
         reference=forward,
-        cases=(
+        cases=lambda: (
             (*forward_case(0, (2, 1, 3), 7, 3, 1), 5.0),
             (*forward_case(1, (), 2, 9, 2), 0.5),
             (*forward_case(2, (5,), 3, 3, 3), 3.0),

@@ -43,7 +43,7 @@ HIDDEN = {
     "q6_1": Hidden(
         function="dora_forward",
         reference=forward,
-        cases=(
+        cases=lambda: (
             (*forward_case(0, (3,), 4, 4, 1), 1.0),
             (*forward_case(1, (), 2, 9, 2), 8.0),
             (*forward_case(2, (2, 1), 8, 3, 3), 0.25),

@@ -6,6 +6,7 @@ out of the sandbox; they are compared here, in the grader's own process.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ class Hidden:
         also: a further rule on the recorded value; raises `Wrong`.
         function: the name under which the student's notebook defines it.
         reference: a right implementation: what it returns is what is expected.
-        cases: argument tuples that no text and no visible check shows.
+        cases: argument tuples that no text and no visible check shows; or a function that makes them, where they are
+            tensors: most gradings never need them, and importing torch takes seconds.
         tolerance: relative, of numbers.
         view: of a result, before it is compared (`sorted` where the order is free).
     """
@@ -40,7 +42,7 @@ class Hidden:
     also: Callable[[Any], None] | None = None
     function: str = ""
     reference: Callable[..., Any] | None = None
-    cases: tuple[tuple[Any, ...], ...] = ()
+    cases: tuple[tuple[Any, ...], ...] | Callable[[], tuple[tuple[Any, ...], ...]] = ()
     tolerance: float = 1e-6
     view: Callable[[Any], Any] = field(default=lambda value: value)
     known: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # results of `expected_record`
@@ -52,6 +54,11 @@ class Hidden:
         except ValidationError:
             return False
         return True
+
+    @functools.cached_property
+    def calls(self) -> tuple[tuple[Any, ...], ...]:
+        """The arguments of every hidden case."""
+        return self.cases() if callable(self.cases) else self.cases
 
     def expected_record(self, id: str) -> Any:
         """What the record of a right function holds: the visible rule, given the reference."""

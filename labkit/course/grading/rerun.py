@@ -129,7 +129,7 @@ def _calls(lesson: str, rubric: Rubric, hidden: dict[str, Hidden]) -> dict[str, 
     found = {}
     for id, question in rubric.lessons[lesson].items():
         if question.kind == "function" and id in hidden:
-            inputs = [*hidden[id].visible_calls(id), *hidden[id].cases]
+            inputs = [*hidden[id].visible_calls(id), *hidden[id].calls]
             encoded = [[encode(argument) for argument in arguments] for arguments in inputs]
             found[id] = {"function": hidden[id].function, "inputs": encoded}
     return found
@@ -207,7 +207,7 @@ def judge_answers(id: str, hidden: Hidden, answers: list[Any] | None, points: fl
         points: of a right answer.
     """
     visible = hidden.visible_calls(id)
-    if answers is None or len(answers) != len(visible) + len(hidden.cases):
+    if answers is None or len(answers) != len(visible) + len(hidden.calls):
         return Verdict("wrong", 0.0, "in the re-run the function gave no results", "重新运行时，函数没有给出结果")
     try:
         values = [_value(item) for item in answers]
@@ -227,14 +227,14 @@ def judge_answers(id: str, hidden: Hidden, answers: list[Any] | None, points: fl
     except Exception as error:
         said = clean(f"{type(error).__name__}: {error}", 300)
         return Verdict("wrong", 0.0, f"its result cannot be judged ({said})", f"结果无法判定（{said}）")
-    for number, arguments in enumerate(hidden.cases, start=1):
+    for number, arguments in enumerate(hidden.calls, start=1):
         if not hidden.agrees(values[len(visible) + number - 1], arguments):
-            of = f"{number} of {len(hidden.cases)}"
+            of = f"{number} of {len(hidden.calls)}"
             return Verdict(
                 "wrong",
                 0.0,
                 f"it fails hidden case {of}",
-                f"没有通过第 {number} 个隐藏用例（共 {len(hidden.cases)} 个）",
+                f"没有通过第 {number} 个隐藏用例（共 {len(hidden.calls)} 个）",
             )
     return Verdict.of("right", points)
 

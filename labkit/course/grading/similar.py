@@ -18,6 +18,7 @@ from labkit.course.grading.rubric import Rubric
 RARE = 3  # an answer that at most so many students gave is rare
 SKETCH = 64  # smallest phrase hashes kept of a written answer
 LEAST_PHRASES = 12
+MOST_PARTNERS = 3  # named in the flags of one student
 
 
 def note_similar(students: list[Student], rubric: Rubric) -> None:
@@ -36,11 +37,21 @@ def note_similar(students: list[Student], rubric: Rubric) -> None:
             )
     for pair, (id, share) in _prose(students, rubric.rules.written_overlap).items():
         found[pair].append((f"{share:.0%} of the phrases of {id} in common", f"{id} 有 {share:.0%} 的短语相同"))
-    by_name = {student.name: student for student in students}
+    partners: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
     for (one, other), reasons in sorted(found.items()):
         en, zh = "; ".join(reason[0] for reason in reasons), "；".join(reason[1] for reason in reasons)
-        for name, partner in ((one, other), (other, one)):
-            by_name[name].flags.append(("", "similar", "", f"like {partner}: {en}", f"与 {partner} 相似：{zh}"))
+        partners[one].append((other, en, zh))
+        partners[other].append((one, en, zh))
+    for student in students:
+        _flag(student, sorted(partners[student.name], key=lambda partner: (-len(partner[1]), partner[0])))
+
+
+def _flag(student: Student, partners: list[tuple[str, str, str]]) -> None:
+    """The partners with most in common; a text that went round the whole class is one line, not a line for each."""
+    for name, en, zh in partners[:MOST_PARTNERS]:
+        student.flags.append(("", "similar", "", f"like {name}: {en}", f"与 {name} 相似：{zh}"))
+    if (more := len(partners) - MOST_PARTNERS) > 0:
+        student.flags.append(("", "similar", "", f"and like {more} others", f"另有 {more} 人相似"))
 
 
 def _answers(student: Student) -> tuple[str, set]:

@@ -45,10 +45,10 @@ def test_functions_have_a_reference_that_the_visible_check_calls_right(rubric, h
         assert (question.kind == "function") == (hidden[id].reference is not None)
         if question.kind == "function":
             assert hidden[id].function
-            assert len(hidden[id].cases) >= 4
+            assert len(hidden[id].calls) >= 4
             judge_recorded(id, hidden[id], hidden[id].expected_record(id))
             visible = [repr(call) for call in hidden[id].visible_calls(id)]
-            assert [case for case in hidden[id].cases if repr(case) in visible] == []
+            assert [case for case in hidden[id].calls if repr(case) in visible] == []
 
 
 GOOD = '[lessons.02_lora]\nq2_1 = { points = 1, kind = "value" }\n'
