@@ -78,7 +78,9 @@ def _outside(folder: Path, submissions: Path) -> None:
 
 @contextlib.contextmanager
 def _pool(engine: str, workers: int) -> Iterator[Executor]:
-    """Threads here, each watching a sandbox; or the executor of a Ray cluster."""
+    """Threads here, each watching a sandbox; or the executor of a Ray cluster, whose nodes all need bubblewrap."""
+    if engine not in ("local", "ray"):
+        raise LabError(f"engine={engine!r}", "an engine is one of local, ray", "use --engine local")
     if engine == "local":
         with ThreadPoolExecutor(workers) as threads:
             yield threads

@@ -85,7 +85,9 @@ class _Worker:
                 raise RuntimeError("a grading worker did not start") from None
             yield from self._lose("it ended the process that read it (too much memory?)")
             return
-        if time.monotonic() > self.deadline and (self.job is not None or not self.ready):
+        if not self.ready and time.monotonic() > self.deadline:
+            raise RuntimeError("a grading worker did not start")
+        if self.job is not None and time.monotonic() > self.deadline:
             yield from self._lose("reading it took too long")
 
     def _lose(self, why: str) -> Iterator[tuple[int, Any]]:

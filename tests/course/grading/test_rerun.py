@@ -3,6 +3,7 @@
 Each test is a small notebook whose code is what a student might hand in. Nothing of it runs outside the sandbox.
 """
 
+import csv
 import json
 import os
 import shutil
@@ -14,7 +15,9 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from labkit.cli import app
 from labkit.course.grading import sandbox
 from labkit.course.grading.hidden import load_hidden
 from labkit.course.grading.plain import decode, encode, same
@@ -23,6 +26,7 @@ from labkit.course.grading.rubric import RerunLimits, instructor_folder, load_ru
 from labkit.errors import LabError
 from labkit.models.shapes import shape_of
 from labkit.paths import checkout
+from tests.course.grading import classroom as c
 
 RIGHT = "def weight_bytes(n_params, bits_per_weight):\n    return (n_params * bits_per_weight + 7) // 8"
 WRONG = "def weight_bytes(n_params, bits_per_weight):\n    return n_params * bits_per_weight"
@@ -236,6 +240,20 @@ def test_a_flood_of_output_and_a_broken_report_end_the_run():
         assert _read_report(sandbox.Outcome(report, None, 0.0))["ended"]
 
 
+def test_a_user_namespace_holds_as_well(monkeypatch, hidden):
+    """What everybody but root gets: the same walls, another way in."""
+    monkeypatch.setattr(sandbox.os, "geteuid", lambda: 1000)
+    sandbox.starter.cache_clear()
+    try:
+        assert "--unshare-user" in sandbox.starter()
+        found = run(RIGHT, PROBES["network"][0], PROBES["write to /usr"][0], "import os\nassert os.getuid() == 1000")
+    finally:
+        sandbox.starter.cache_clear()
+    assert ["OSError" in (found["cells"][1]["error"] or ""), bool(found["cells"][2]["error"])] == [True, True]
+    assert said(found) is None
+    assert verdict(found, hidden)[0] == "right"
+
+
 def test_without_bubblewrap_it_refuses_with_the_hint(monkeypatch):
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
     sandbox.starter.cache_clear()
@@ -286,3 +304,30 @@ def test_equality_is_by_value_and_kind():
     assert not same("1", 1, 0.0)
     assert same(1e-9, 0.0, 1e-6)
     assert not same(float("nan"), 1.0, 1e-6)
+
+
+def test_the_command_takes_points_from_a_record_that_its_function_does_not_bear_out(tmp_path):
+    honest = c.solved()
+    honest["cells"] = [cell for cell in honest["cells"] if "check(" in c.source_of(cell)]
+    forged = json.loads(json.dumps(honest))
+    cell = c.cell_of(forged, "q0_2")
+    cell["source"] = cell["source"].replace("+ 7) // 8", ") // 8")
+    c.record_of(forged, "q0_2")[1](cell_sha256=c.cell_hash(cell["source"]))
+    c.save(tmp_path / "in", "honest", honest)
+    c.save(tmp_path / "in", "forged", forged)
+    command = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "2"]
+    points = []
+    for more in ([], ["--rerun"], ["--rerun"]):
+        result = CliRunner().invoke(app, [*command, *more])
+        assert result.exception is None, repr(result.exception)
+        with (tmp_path / "out" / "grades.csv").open(encoding="utf-8", newline="") as file:
+            points.append({row["student"]: row["q0_2"] for row in csv.DictReader(file)})
+    assert points[0] == {"forged": "3", "honest": "3"}
+    assert points[1] == points[2] == {"forged": "0", "honest": "3"}
+    assert "forged,00_start_here,re-run disagrees,q0_2" in (tmp_path / "out" / "flags.csv").read_text(encoding="utf-8")
+
+
+def test_an_engine_that_is_none_is_refused(tmp_path):
+    c.save(tmp_path / "in", "ann", c.solved())
+    command = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--rerun", "--engine", "cloud"]
+    assert "engine='cloud'" in str(CliRunner().invoke(app, command).exception)
