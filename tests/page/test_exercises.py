@@ -173,6 +173,7 @@ def test_a_wrong_answers_record_says_why_and_a_right_ones_does_not(capsys):
     assert last_record(capsys.readouterr().out)["said"] is None
 
 
+@pytest.mark.filterwarnings("ignore:look")
 def test_nothing_goes_to_stderr_whatever_the_students_code_does(capsys):
     import sys
     import warnings

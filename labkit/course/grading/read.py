@@ -5,6 +5,7 @@ Cells are found by their source (`check("q2_1"`), never by cell ids or metadata:
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass, field
@@ -51,12 +52,12 @@ class CodeCell:
     records: tuple[Answer, ...] = ()
     errors: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """The hash that `check` recorded if this source was run (see `labkit.page.records.cell_hash`)."""
         return cell_hash(self.source)
 
-    @property
+    @functools.cached_property
     def asked(self) -> list[str]:
         """The questions that this cell answers."""
         return list(dict.fromkeys(CHECKED.findall(self.source)))
