@@ -18,12 +18,14 @@ def data_folder() -> Path:
 
 
 def checkout() -> Path:
-    """The root of the book's checkout (it holds ``lessons/``).
+    """The root of the book's checkout (it holds ``lessons/``) or of a student's download (``notebooks/`` only).
 
     Raises:
         LabError: labkit was installed from a wheel, without the lessons.
     """
     root = PACKAGE.parent
-    if not (root / "lessons").is_dir():
-        raise LabError(str(root), "there is no lessons/ folder here", "clone the book and run `make setup` in it")
+    if not any((root / name).is_dir() for name in ("lessons", "notebooks")):
+        raise LabError(
+            str(root), "there is no lessons/ or notebooks/ folder here", "clone the book and run `make setup` in it"
+        )
     return root

@@ -375,6 +375,51 @@ weight_bytes(1_720_574_976, 16) * 8 / 100e6，大约四分半钟。
 
 # %% [markdown] tags=["en"]
 """
+**q0_4 (explain).** A friend with a laptop and no GPU says: "The `tiny` profile ran through, so the course's model would run here too, only slower." Explain in three sentences what the two profiles share, what the one model needs that the other does not (use your number from q0_1), and what her run has and has not shown. The check only sees that three sentences are there and calls them *handed in*; a person marks what they say.
+"""
+
+# %% [markdown] tags=["zh", "of-01053928"]
+"""
+**q0_4（解释）** 有同学的笔记本没有 GPU，她说：“`tiny` 配置从头到尾跑通了，所以课程用的模型在这里也能跑，只是慢一点。”请用三句话解释：两种配置有什么相同；课程的模型需要什么，是小模型不需要的（用上 q0_1 的数）；她这次运行说明了什么，又没有说明什么。检查只看有没有三句话，结果是*已提交*；写得对不对由老师批阅。
+"""
+
+# %%
+explanation = ...
+### BEGIN SOLUTION
+from labkit.page.labels import text
+
+explanation = text(
+    "Both profiles run the same cells with the same libraries, so her run shows that her installation works and "
+    "that she can follow the lesson. The course's model has 1.72 billion parameters and takes 3.44 GB in bf16 "
+    "before anything is trained, while the tiny one has about a million and fits anywhere. Whether training fits "
+    "is a question of memory and not of patience: too little of it ends the run, it does not slow it down.",
+    "两种配置用同样的库运行同样的单元格，所以她的运行说明环境装好了，课也能跟得上。课程的模型有 17.2 亿个参"
+    "数，还没开始训练，bf16 权重就要 3.44 GB；tiny 只有大约一百万个参数，放在哪里都行。训练放不"
+    "放得下取决于内存，而不是耐心：内存不够，运行会直接中断，而不是变慢。",
+)
+### END SOLUTION
+check("q0_4", explanation)
+
+# %% [markdown] tags=["en", "hint-q0_4"]
+"""
+The table of section 1: which columns differ between `tiny` and `gpu`?
+---
+The code is the same; the model is not. What happens when memory runs out: does a program get slower, or does it stop?
+---
+Sentence 1: same cells, same libraries. Sentence 2: a million parameters against 1.72 billion, 3.44 GB of weights alone. Sentence 3: the installation works; that the large model fits is not shown.
+"""
+
+# %% [markdown] tags=["zh", "hint-q0_4", "of-c066682e"]
+"""
+看第 1 部分的表：`tiny` 和 `gpu` 有哪几列不同？
+---
+代码相同，模型不同。内存用完时，程序是变慢，还是停下来？
+---
+第一句：同样的单元格，同样的库。第二句：一百万个参数对 17.2 亿个，光权重就要 3.44 GB。第三句：说明环境没问题，但没有说明大模型放得下。
+"""
+
+# %% [markdown] tags=["en"]
+"""
 ## Summary
 
 - One source, three profiles; this machine runs the one printed in section 1.

@@ -951,12 +951,12 @@ Two changes: checkpointing=True, and one of kbit_prepare=False or loss="fused". 
 
 # %% [markdown] tags=["en"]
 """
-**q1_4 (explain).** A friend says: "LoRA trains 1 % of the parameters, so it needs 1 % of the activations." Explain in three sentences why that is wrong: what the backward pass needs, where it must go, and what LoRA adds. The check only sees that a text of three sentences is there, so "right" means *received*; a person marks what it says.
+**q1_4 (explain).** A friend says: "LoRA trains 1 % of the parameters, so it needs 1 % of the activations." Explain in three sentences why that is wrong: what the backward pass needs, where it must go, and what LoRA adds. The check only sees that three sentences are there and calls them *handed in*; a person marks what they say.
 """
 
-# %% [markdown] tags=["zh", "of-c96d203d"]
+# %% [markdown] tags=["zh", "of-dc1607ee"]
 """
-**q1_4（解释）** 有同学说：“LoRA 只训练 1% 的参数，所以激活值也只要 1%。”请用三句话解释为什么不对：反向传播需要什么，它必须经过哪里，LoRA 又增加了什么。检查只看有没有写够三句话，所以这里的“正确”意思是*已收到*；写得对不对由老师批阅。
+**q1_4（解释）** 有同学说：“LoRA 只训练 1% 的参数，所以激活值也只要 1%。”请用三句话解释为什么不对：反向传播需要什么，它必须经过哪里，LoRA 又增加了什么。检查只看有没有三句话，结果是*已提交*；写得对不对由老师批阅。
 """
 
 # %%

@@ -984,12 +984,12 @@ How many parameters, how many bytes each (section 6 says in which type PEFT keep
 
 # %% [markdown] tags=["en"]
 """
-**q2_4 (break it, explain).** Break the init: choose `"both zero"`, `"A zero, B random"` or `"both random"`, and run the cell to see its loss curve beside the healthy one, at a learning rate of 0.04. Explain the curve in three sentences: what the layer computes at the start, which gradient is zero and why, and what follows for the first steps. The check only sees that three sentences are there; a person marks what they say.
+**q2_4 (break it, explain).** Break the init: choose `"both zero"`, `"A zero, B random"` or `"both random"`, and run the cell to see its loss curve beside the healthy one, at a learning rate of 0.04. Explain the curve in three sentences: what the layer computes at the start, which gradient is zero and why, and what follows for the first steps. The check only sees that three sentences are there and calls them *handed in*; a person marks what they say.
 """
 
-# %% [markdown] tags=["zh", "of-5ee66292"]
+# %% [markdown] tags=["zh", "of-1bf5568f"]
 """
-**q2_4（弄坏它并解释）** 弄坏初始化：从 `"both zero"`、`"A zero, B random"`、`"both random"` 中选一个，运行单元格，看它在学习率 0.04 下的损失曲线，旁边是正常的那条。用三句话解释这条曲线：起点处这一层算的是什么；哪个梯度为零，为什么；接下来的几步会怎样。检查只看有没有三句话；写得对不对由老师批阅。
+**q2_4（弄坏它并解释）** 弄坏初始化：从 `"both zero"`、`"A zero, B random"`、`"both random"` 中选一个，运行单元格，看它在学习率 0.04 下的损失曲线，旁边是正常的那条。用三句话解释这条曲线：起点处这一层算的是什么；哪个梯度为零，为什么；接下来的几步会怎样。检查只看有没有三句话，结果是*已提交*；写得对不对由老师批阅。
 """
 
 # %%

@@ -1021,6 +1021,53 @@ size = pruned.abs().amax(1, keepdim=True)；levels = sample_levels(pruned / size
 
 # %% [markdown] tags=["en"]
 """
+**q3_5 (explain).** A friend writes in her report: "In NF4 the model takes a quarter of the memory, computes four times as fast, and fine-tuning repairs the rounding." Correct her in three sentences: what besides the 4-bit indices is stored, in which type the product is computed and where the time goes, and what an adapter can and cannot do about the error. The check only sees that three sentences are there and calls them *handed in*; a person marks what they say.
+"""
+
+# %% [markdown] tags=["zh", "of-aafdf4c6"]
+"""
+**q3_5（解释）** 有同学在报告里写道：“用了 NF4，模型只占四分之一的显存，计算快四倍，舍入误差由微调修复。”请用三句话纠正：除了 4 比特的下标，还存了什么；乘法用什么类型计算，时间花在哪里；适配器对误差能做什么，不能做什么。检查只看有没有三句话，结果是*已提交*；写得对不对由老师批阅。
+"""
+
+# %%
+explanation = ...
+### BEGIN SOLUTION
+from labkit.page.labels import text
+
+explanation = text(
+    "Each block of 64 weights also stores its absmax, and embeddings, norms and the LM head stay in 16 bits, so "
+    "Qwen3-8B takes 6.07 GB and not a quarter of 16.4. Nothing is multiplied in 4 bits: every forward pass turns "
+    "the weights back into the compute type first, which costs time on top of the same product. An adapter of low "
+    "rank can lower the loss that the rounding caused, but it cannot restore the weights, because their error has "
+    "no low rank and the frozen indices never change.",
+    "每 64 个权重还要存一个 absmax，嵌入、归一化和 LM head 仍是 16 比特，所以 Qwen3"
+    "-8B 占 6.07 GB，不是 16.4 GB 的四分之一。没有任何乘法用 4 比特计算：每次前向传播都要"
+    "先把权重反量化成计算类型，同样的乘法之外还多花一份时间。低秩的适配器可以降低舍入带来的损失，却不能还原权重，"
+    "因为误差不是低秩的，冻结的下标也不会再变。",
+)
+### END SOLUTION
+check("q3_5", explanation)
+
+# %% [markdown] tags=["en", "hint-q3_5"]
+"""
+Section 11 for the memory, section 12 for what is computed, section 10 for the repair.
+---
+Three wrong parts: constants and what stays in 16 bits; dequantize, then multiply; a frozen weight never changes.
+---
+Sentence 1: 6.07 GB of 16.38, and why. Sentence 2: dequantize first, so not faster. Sentence 3: an adapter adds a low-rank term; the error of the weights stays where it is.
+"""
+
+# %% [markdown] tags=["zh", "hint-q3_5", "of-a3368425"]
+"""
+显存看第 11 部分，怎么计算看第 12 部分，能不能补回误差看第 10 部分。
+---
+三处错误：量化常数和仍是 16 比特的部分；先反量化再相乘；冻结的权重不会变。
+---
+第一句：16.38 GB 变成 6.07 GB，为什么。第二句：先要反量化，所以不会更快。第三句：适配器加上的是一个低秩项，权重本身的误差还在。
+"""
+
+# %% [markdown] tags=["en"]
+"""
 ## All of it on one page
 
 The explorer below needs no kernel: choose the code, the block size and double quantization, and see the levels, how often each is used, the exact error on N(0, 1), the bits, and what a whole model takes. A last question without a check: which setting has the fewest bits and still less error than NF4 at block 64?

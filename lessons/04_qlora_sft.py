@@ -1114,6 +1114,52 @@ Halve the batch and double the steps, or quarter and quadruple. A very small bat
 
 # %% [markdown] tags=["en"]
 """
+**q4_5 (explain).** A classmate compares two runs of section 7: "One batch repeated reaches the lowest training loss, so I would hand in that adapter." Answer her in three sentences: what each of the two losses measures, how a run gets a low one without a low other, and which numbers, with which uncertainty, you would put into a report instead. The check only sees that three sentences are there and calls them *handed in*; a person marks what they say.
+"""
+
+# %% [markdown] tags=["zh", "of-0786f236"]
+"""
+**q4_5（解释）** 有同学比较第 7 部分的两次训练，说：“反复看一个批次的那次训练损失最低，我就交那个适配器。”请用三句话回答她：两种损失各自衡量什么；为什么一种很低、另一种却不低；你会在报告里写哪些数，又怎样说明它们的不确定性。检查只看有没有三句话，结果是*已提交*；写得对不对由老师批阅。
+"""
+
+# %%
+explanation = ...
+### BEGIN SOLUTION
+from labkit.page.labels import text
+
+explanation = text(
+    "The training loss is measured on the rows that the run learns from, the held-out loss on topics that it "
+    "never sees. A run that repeats one batch can learn those few answers by heart, which lowers the first and "
+    "teaches it little about new instructions, so the second stays higher. I would report the held-out loss "
+    "before and after on the same rows, and the share of answers that keep every rule with its 95 % interval, and "
+    "read some answers, because a rule checks only the form.",
+    "训练损失是在正在学的样本上测的，留出集损失是在它从没见过的话题上测的。反复看一个批次，可以把那几条答案背下来"
+    "，前者因此降低，对新指令却学不到多少，所以后者仍然偏高。我会报告同一批留出样本在训练前后的损失，以及规则遵守"
+    "率和它的 95% 置信区间，再读一些回答，因为规则只检查形式。",
+)
+### END SOLUTION
+check("q4_5", explanation)
+
+# %% [markdown] tags=["en", "hint-q4_5"]
+"""
+Section 7, the table under the three runs; section 9, the intervals.
+---
+On which rows is each loss computed? What does learning by heart do to the one, and to the other?
+---
+Sentence 1: training rows against topics never shown. Sentence 2: a few answers by heart. Sentence 3: held-out loss before and after, kept rules with Wilson's interval, and answers that were read.
+"""
+
+# %% [markdown] tags=["zh", "hint-q4_5", "of-fd195f73"]
+"""
+看第 7 部分三次训练下面的表，以及第 9 部分的区间。
+---
+两种损失各是在哪些样本上算的？死记硬背会让其中一种怎样，另一种又怎样？
+---
+第一句：训练样本对从未出现过的话题。第二句：背下了几条答案。第三句：训练前后的留出集损失、带 Wilson 区间的规则遵守率，以及亲自读过的回答。
+"""
+
+# %% [markdown] tags=["en"]
+"""
 ## Summary
 
 - Loss sits on the answer and its stop token only; decode `input_ids[labels != -100]` before you believe a mask.

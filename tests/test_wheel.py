@@ -44,8 +44,11 @@ def test_it_holds_the_package_and_all_of_the_data(wheel):
 
 def test_it_holds_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        folders = {name.split("/")[0] for name in archive.namelist()}
+        names = set(archive.namelist())
+    folders = {name.split("/")[0] for name in names}
     assert {folder for folder in folders if not folder.endswith(".dist-info")} == {"labkit"}
+    assert [name for name in names if "instructor" in name or "rubric.toml" in name or "/hidden/" in name] == []
+    assert {"labkit/course/grading/pages/feedback.html.j2", "labkit/course/grading/inside.py"} <= names
 
 
 def test_unpacked_elsewhere_it_finds_its_data(wheel, tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import html
 import importlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ COLOURS = {
     "wrong": "#D55E00",
     "error": "#D55E00",
     "not attempted": "#777777",
+    "handed in": "#0072B2",
     "predicted": "#0072B2",
 }
 
@@ -46,17 +49,19 @@ class Question:
     """One exercise: its id (``q1_2`` is lesson 01's second) and the rule that judges a value.
 
     The rule returns what the record shall keep (None: the value itself), or raises `Wrong` or `NotAttempted`.
+    A ``written`` answer that its rule accepts is handed in, never right: a person marks it.
     """
 
     id: str
     rule: Callable[[Any], Any]
+    written: bool = False
 
 
-def question(id: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-    """Register the decorated rule as the visible check of question ``id``."""
+def question(id: str, *, written: bool = False) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+    """Register the decorated rule as the visible check of question ``id``; ``written``: a person marks the answer."""
 
     def register(rule: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        _questions[id] = Question(id, rule)
+        _questions[id] = Question(id, rule, written)
         return rule
 
     return register
@@ -90,19 +95,25 @@ def must_be_function(value: object, name: str) -> None:
 def judge(id: str, value: object) -> tuple[str, str, Any]:
     """State, message and recorded value of ``value`` as the answer to question ``id``; nothing is printed.
 
-    States: ``right``, ``wrong``, ``not attempted``, and ``error`` when the student's code raised.
+    States: ``right``, ``wrong``, ``not attempted``, ``error`` when the student's code raised, and ``handed in`` for a
+    written answer, which a person marks. What the student's code writes to stderr goes to stdout: graders and test
+    tools take stderr for a failure.
     """
-    rule = find_question(id).rule
+    asked = find_question(id)
     try:
-        kept = rule(attempted(value))
+        with contextlib.redirect_stderr(sys.stdout):
+            kept = asked.rule(attempted(value))
     except NotAttempted:
         return "not attempted", text("not attempted yet", "还没有作答"), None
     except Wrong as wrong:
         return "wrong", text(wrong.en, wrong.zh), value
-    except Exception as error:  # whatever the student's function raises is an answer, not a crash of the notebook
+    except (Exception, SystemExit) as error:  # whatever the student's function raises is an answer, not a crash
         said = f"{type(error).__name__}: {error}"
         return "error", text(f"your code raised {said}", f"你的代码抛出了异常 {said}"), said
-    return "right", text("right", "正确"), value if kept is None else kept
+    kept = value if kept is None else kept
+    if asked.written:
+        return "handed in", text("handed in: a person marks what it says", "已提交，内容由老师批阅"), kept
+    return "right", text("right", "正确"), kept
 
 
 def check(id: str, value: object) -> None:
@@ -116,9 +127,10 @@ def check(id: str, value: object) -> None:
         LabError: there is no such question.
     """
     state, message, kept = judge(id, value)
-    if state in ("wrong", "error"):
+    record = make_record(id, state, kept, said=message if state in ("wrong", "error") else None)
+    if record.said is not None:
         message += text(f'  A hint: hint("{id}")', f'  需要提示：hint("{id}")')
-    _display(id, state, message, make_record(id, state, kept).line())
+    _display(id, state, message, record.line())
 
 
 def hint(id: str, grade: int | None = None) -> None:

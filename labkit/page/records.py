@@ -15,6 +15,7 @@ from labkit.models.profiles import current_profile
 
 PREFIX = "labkit-record "
 PACKAGES = ("labkit", "torch", "transformers", "peft", "trl", "bitsandbytes")
+MAX_BITS = 256  # Python refuses to write integers of more than 4,300 digits
 _cell_started = time.monotonic()
 
 
@@ -24,7 +25,8 @@ class Record:
 
     ``cell_sha256`` is the hash of the source of the cell that called `check`, so a cell that was edited after its
     check no longer fits its record. ``seconds`` counts from the start of that cell. ``peak_bytes`` is
-    ``torch.cuda.max_memory_allocated`` (None without CUDA). Records can be forged: they detect accidents, not fraud.
+    ``torch.cuda.max_memory_allocated`` (None without CUDA). ``said`` is what the check said of a wrong answer, for the
+    grader's feedback. Records can be forged: they detect accidents, not fraud.
     """
 
     question: str
@@ -37,14 +39,15 @@ class Record:
     gpu: str | None
     peak_bytes: int | None
     seconds: float
-    schema: int = field(default=1)
+    said: str | None = None
+    schema: int = field(default=2)  # 2: with ``said``, and the state "handed in"
 
     def line(self) -> str:
         """The record on one line: `PREFIX` and JSON with sorted keys."""
         return PREFIX + json.dumps(asdict(self), ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 
-def make_record(question: str, state: str, value: object) -> Record:
+def make_record(question: str, state: str, value: object, *, said: str | None = None) -> Record:
     """A record of ``value`` for ``question``, with what is known of this machine and of the running cell."""
     profile = current_profile()
     gpu, peak_bytes = _gpu()
@@ -60,6 +63,7 @@ def make_record(question: str, state: str, value: object) -> Record:
         gpu=gpu,
         peak_bytes=peak_bytes,
         seconds=round(time.monotonic() - _cell_started, 3),
+        said=said and normalise(said),
     )
 
 
@@ -71,8 +75,10 @@ def cell_hash(source: str) -> str:
 
 def normalise(value: object, *, depth: int = 4) -> Any:
     """``value`` as plain JSON: numbers to 12 significant digits, arrays and tuples as lists, the rest as short text."""
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return value if value.bit_length() <= MAX_BITS else f"<int of {value.bit_length()} bits>"
     if isinstance(value, float):
         return float(f"{value:.12g}") if math.isfinite(value) else str(value)
     if isinstance(value, str):

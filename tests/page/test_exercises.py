@@ -151,3 +151,45 @@ def test_values_become_plain_json():
     assert normalise(len) == "<builtin_function_or_method len>"
     assert len(normalise("x" * 10_000)) == 4001
     assert json.dumps(normalise({"a": {"b": {"c": {"d": {"e": 1}}}}}))
+
+
+def test_a_written_answer_is_handed_in_and_never_right(capsys):
+    @question("q99_2", written=True)
+    def rule(value):
+        if len(value) < 3:
+            raise Wrong("too short", "太短")
+
+    assert judge("q99_2", "long enough")[::2] == ("handed in", "long enough")
+    assert judge("q99_2", "no")[0] == "wrong"
+    assert judge("q99_2", "  ")[0] == "not attempted"
+    check("q99_2", "long enough")
+    assert last_record(capsys.readouterr().out)["state"] == "handed in"
+
+
+def test_a_wrong_answers_record_says_why_and_a_right_ones_does_not(capsys):
+    check("q99_1", 5)
+    assert last_record(capsys.readouterr().out)["said"] == "not four"
+    check("q99_1", 4)
+    assert last_record(capsys.readouterr().out)["said"] is None
+
+
+@pytest.mark.filterwarnings("ignore:look")
+def test_nothing_goes_to_stderr_whatever_the_students_code_does(capsys):
+    import sys
+    import warnings
+
+    def noisy(n):
+        print("mine", file=sys.stderr)
+        warnings.warn("look", stacklevel=1)
+        raise SystemExit("gone")
+
+    check("q99_1", noisy)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "mine" in printed.out
+    assert last_record(printed.out)["state"] == "error"
+
+
+def test_a_huge_number_can_be_recorded(capsys):
+    check("q99_1", 10**6000)
+    assert last_record(capsys.readouterr().out)["value"].startswith("<int of")

@@ -152,8 +152,8 @@ def test_two_changes_are_the_fewest_and_only_one_pair_does_it():
 @pytest.mark.parametrize(
     ("value", "state"),
     [
-        (ENGLISH, "right"),
-        (CHINESE, "right"),
+        (ENGLISH, "handed in"),
+        (CHINESE, "handed in"),
         ("One. Two. Three.", "wrong"),
         (
             "it is wrong because of many things and I could go on about them for very long without ever ending it",

@@ -158,11 +158,11 @@ def test_the_wanted_size_is_what_peft_saves(tmp_path):
     [
         (
             "Nothing moves. The gradient of A contains B and the gradient of B contains A. Both are zero for ever.",
-            "right",
+            "handed in",
         ),
         (
             "损失一直不变。A 的梯度里有因子 B，B 的梯度里有因子 A，两个都是零，梯度也就是零。于是优化器永远不动。",
-            "right",
+            "handed in",
         ),
         ("It does not learn.", "wrong"),
         (3, "wrong"),

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from labkit.page.exercises import NotAttempted, Wrong, attempted, must_be_function, question
+from labkit.page.questions.written import explanation
 
 N_PARAMS = 1_720_574_976  # Qwen3-1.7B, tied embeddings counted once
 BF16_BYTES = 2 * N_PARAMS
@@ -77,3 +78,6 @@ def download_seconds(value: Any) -> None:
             f"{number} s is not bytes x 8 / (100e6 bits per second)",
             f"{number} 秒不等于 字节数 × 8 /（每秒 100e6 比特）",
         )
+
+
+question("q0_4", written=True)(explanation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from labkit.models.shapes import ModelShape, shape_of
 from labkit.page.exercises import NotAttempted, Wrong, attempted, must_be_function, question
 from labkit.page.memory_figures import GIB, RESERVE_GIB, predict_choice, spare_gib
 from labkit.page.questions.q00 import close
+from labkit.page.questions.written import explanation
 
 CASES = (("qwen3-4b", "full", 8), ("qwen3-4b", "lora", 64), ("qwen3-0.6b", "lora", 1), ("llama-3.1-8b", "lora", 16))
 
@@ -32,8 +32,6 @@ OLD_RECIPE = {
 FIXED = ("model", "kind", "rank", "targets", "layers", "batch", "seq_len")  # they change what is learned
 CARD_GIB = 12
 FEWEST = 2
-
-MIN_CHARACTERS, MIN_SENTENCES = 80, 3
 
 
 def adapter_params(shape: ModelShape, rank: int) -> int:
@@ -154,15 +152,4 @@ def fitting_changes(value: Any) -> dict[str, Any]:
     return {"changes": changes, "peak_gib": round(peak, 3)}
 
 
-@question("q1_4")
-def explanation(value: Any) -> None:
-    """A text of three sentences; a person marks what it says."""
-    if not isinstance(value, str):
-        raise Wrong("a text is asked for", "这里要一段文字")
-    length = len(value.strip()) + len(re.findall(r"[\u4e00-\u9fff]", value))  # a Chinese character says about two
-    sentences = len(re.findall(r"[.!?。！？]+(?=\s|$|[^\d\s])", value.strip() + "\n"))
-    if length < MIN_CHARACTERS or sentences < MIN_SENTENCES:
-        raise Wrong(
-            f"three full sentences are asked for; I count {sentences}, {len(value.strip())} characters",
-            f"需要三句完整的话；现在数到 {sentences} 句、{len(value.strip())} 个字符",
-        )
+question("q1_4", written=True)(explanation)

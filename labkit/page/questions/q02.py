@@ -8,7 +8,7 @@ from labkit.models.methods import TARGETS
 from labkit.models.shapes import ModelShape, shape_of
 from labkit.page.exercises import NotAttempted, Wrong, attempted, must_be_function, question
 from labkit.page.questions.q00 import close
-from labkit.page.questions.q01 import explanation
+from labkit.page.questions.written import explanation
 
 if TYPE_CHECKING:
     import torch
@@ -136,9 +136,10 @@ FORWARD_REASONS = {
 
 
 @question("q2_2")
-def lora_forward(value: Any) -> str:
+def lora_forward(value: Any) -> list[float]:
     """A function (x, W0, A, B, alpha) -> W0 x + (alpha/r) B A x, for any leading sizes of x."""
     must_be_function(value, "lora_forward")
+    sums = []
     for place, (leading, d_in, d_out, rank, alpha) in enumerate(FORWARD_CASES):
         tensors = forward_case(place)
         result = value(*(tensor.clone() for tensor in tensors), alpha)
@@ -146,7 +147,8 @@ def lora_forward(value: Any) -> str:
             raise NotAttempted
         case = f"x {(*leading, d_in)}, W0 {(d_out, d_in)}, r={rank}, alpha={alpha:g}"
         _judge_output(result, outputs(*tensors, alpha), case)
-    return f"right on {len(FORWARD_CASES)} cases"
+        sums.append(round(float(result.detach().double().sum()), 4))
+    return sums  # for the grader: what only a right function gives
 
 
 def _judge_output(result: Any, wanted: dict[str, Any], case: str) -> None:
@@ -205,7 +207,4 @@ def adapter_file(value: Any) -> None:
 # --- q2_4 ------------------------------------------------------------------------------------------------------------
 
 
-@question("q2_4")
-def broken_init(value: Any) -> None:
-    """Three sentences on a loss curve; a person marks what they say."""
-    explanation(value)
+question("q2_4", written=True)(explanation)

@@ -10,6 +10,7 @@ from labkit.models.shapes import shape_of
 from labkit.page.exercises import NotAttempted, Wrong, attempted, must_be_function, question
 from labkit.page.questions.q00 import close
 from labkit.page.questions.q03_samples import pruned_weights
+from labkit.page.questions.written import explanation
 
 # --- q3_1 ------------------------------------------------------------------------------------------------------------
 
@@ -299,3 +300,8 @@ def _as_levels(value: Any) -> list[float]:
     if not all(math.isfinite(number) for number in levels):
         raise Wrong("a level is a finite number", "量化级必须是有限的数")
     return levels
+
+
+# --- q3_5 -------------------------------------------------------------------------------------------------------------
+
+question("q3_5", written=True)(explanation)

@@ -12,6 +12,7 @@ from labkit.models.profiles import PROFILES
 from labkit.models.shapes import shape_of
 from labkit.page.exercises import NotAttempted, Wrong, attempted, must_be_function, question
 from labkit.page.questions.q00 import close
+from labkit.page.questions.written import explanation
 from labkit.theory.memory import predict
 
 IGNORED = -100
@@ -237,3 +238,8 @@ def _why_not_better(choice: Mapping[str, Any], loss: float, baseline: float) -> 
         f"{numbers}: the baseline is better. Same rows: would more, smaller steps do better? Or another learning rate?",
         f"{numbers}：基线更好。行数不变，换成更多、更小的步会不会更好？或者换一个学习率？",
     )
+
+
+# --- q4_5 -------------------------------------------------------------------------------------------------------------
+
+question("q4_5", written=True)(explanation)

@@ -12,7 +12,7 @@ from labkit.models.methods import TARGETS, module_parts
 from labkit.models.shapes import shape_of
 from labkit.page.exercises import NotAttempted, Wrong, must_be_function, question
 from labkit.page.questions.q00 import close
-from labkit.page.questions.q01 import explanation
+from labkit.page.questions.written import explanation
 from labkit.theory.selection import select
 from labkit.theory.spectrum import singular_values
 
@@ -243,4 +243,4 @@ def equal_budget(value: Any) -> None:
 
 # --- q7_5 ------------------------------------------------------------------------------------------------------------
 
-question("q7_5")(explanation)
+question("q7_5", written=True)(explanation)
