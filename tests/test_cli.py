@@ -8,8 +8,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from labkit import cli
 from labkit.cli import app
+from labkit.commands import book
 from labkit.errors import LabError
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import shape_of
@@ -124,7 +124,7 @@ def test_doctor_answers_in_json_and_its_exit_code_says_whether_lessons_run(monke
 
 def test_lab_is_on_loopback_with_its_token(monkeypatch):
     calls = []
-    monkeypatch.setattr(cli.subprocess, "call", lambda command, cwd: calls.append(command) or 0)
+    monkeypatch.setattr(book.subprocess, "call", lambda command, cwd: calls.append(command) or 0)
     assert invoke(app, ["lab", "--no-browser", "--lang", "zh"]).exit_code == 0
     command = " ".join(calls[0])
     assert "--ServerApp.ip=127.0.0.1" in command

@@ -31,6 +31,7 @@ class Method:
         rank: r of the adapter matrices, at least 1.
         alpha: numerator of the scale alpha/r, above 0; None means twice the rank. It is settled when the object is
             made, so ``dataclasses.replace(method, rank=...)`` keeps alpha, not alpha/r.
+        rslora: divide alpha by sqrt(r) instead of r (Kalajdzievski 2023, 2312.03732).
         dropout: share of the adapter's input that is dropped, in [0, 1).
         targets: the linears of a decoder layer that get an adapter; kept in the order of `TARGETS`.
         layers: indices of the selected decoder layers. ``spectrum`` needs at least one; adapters with none go into
@@ -48,6 +49,7 @@ class Method:
     kind: str
     rank: int = 32
     alpha: float | None = None
+    rslora: bool = False
     dropout: float = 0.05
     targets: tuple[str, ...] = TARGETS
     layers: tuple[int, ...] = ()
@@ -73,8 +75,8 @@ class Method:
 
     @property
     def scale(self) -> float:
-        """alpha / rank: the factor of the adapter's output."""
-        return self.alpha / self.rank
+        """alpha / rank, or with ``rslora`` alpha / sqrt(rank): the factor of the adapter's output."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @property
     def quantized(self) -> bool:

@@ -103,6 +103,7 @@ def lora_config(method: Method) -> LoraConfig:
     return LoraConfig(
         r=method.rank,
         lora_alpha=method.alpha,
+        use_rslora=method.rslora,
         lora_dropout=method.dropout,
         target_modules=list(method.targets),
         layers_to_transform=list(method.layers) or None,

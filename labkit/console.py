@@ -1,0 +1,59 @@
+"""What the commands share: the two streams, the common flags, tables, JSON and units."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from labkit.errors import LabError
+
+out = Console()
+err = Console(stderr=True)
+
+ProfileFlag = Annotated[
+    str | None, typer.Option(help="tiny, laptop or gpu (default: LABKIT_PROFILE, else by machine).")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def language(lang: str) -> str:
+    """``lang``, if the book is in it.
+
+    Raises:
+        LabError: it is not.
+    """
+    if lang not in ("en", "zh"):
+        raise LabError(f"lang={lang!r}", "the book is in en and zh", "use --lang en or --lang zh")
+    return lang
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output, for programs."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_table(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
+    """A table for people."""
+    table = Table(*columns, title=title or None, title_justify="left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    out.print(table)
+
+
+def gib(n_bytes: int | None) -> str:
+    """Bytes as GiB with two decimals; a dash where there is no number."""
+    return "–" if n_bytes is None else f"{n_bytes / 2**30:.2f}"
+
+
+def ratio(predicted: int, traced: int) -> str:
+    """``predicted`` by ``traced`` with three decimals."""
+    return f"{predicted / traced:.3f}" if traced else "–"
+
+
+def escape(text: str) -> str:
+    """``text`` with its brackets safe from rich's markup."""
+    return text.replace("[", r"\[")
