@@ -13,6 +13,7 @@ Symbols: ``in`` and ``out`` are in_features and out_features of the frozen linea
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -152,24 +153,30 @@ def add_dora(model: nn.Module, method: Method) -> dict[str, DoRALinear]:
     return add_lora(model, method, layer=DoRALinear)
 
 
-def kept_bytes(layer: nn.Module, x: torch.Tensor) -> int:
-    """Bytes that autograd keeps between the forward and the backward pass of ``layer``, parameters not counted.
+class _Kept:
+    """A tensor that autograd keeps; it dies with the part of the graph that needs it."""
 
-    Each storage counts once, whatever part of it is kept.
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+def kept_bytes(layer: nn.Module, x: torch.Tensor) -> int:
+    """Bytes that autograd still keeps for the backward pass when ``layer(x)`` has returned, parameters not counted.
+
+    Each storage counts once, whatever part of it is kept. What the layer needed only on the way is not in it.
     """
     own = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
-    sizes: dict[int, int] = {}
+    alive: weakref.WeakSet[_Kept] = weakref.WeakSet()
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def keep(tensor: torch.Tensor) -> _Kept:
+        alive.add(kept := _Kept(tensor))
+        return kept
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        y = layer(x)  # alive until the sizes are added up, so that no address is used twice
-    total = sum(size for address, size in sizes.items() if address not in own)
-    del y
-    return total
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
+        y = layer(x)
+    storages = {storage.data_ptr(): storage.nbytes() for storage in (kept.tensor.untyped_storage() for kept in alive)}
+    del y  # it held the graph until here
+    return sum(size for address, size in storages.items() if address not in own)
 
 
 # --- a change of weights, taken apart --------------------------------------------------------------------------------
