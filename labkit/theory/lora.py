@@ -137,7 +137,7 @@ def add_lora(model: nn.Module, method: Method, *, layer: type[LoRALinear] = LoRA
     if not found:
         rule = "this model has no linear of that name in these layers"
         raise LabError(f"targets={method.targets}, layers={method.layers}", rule, "print(model) to see them")
-    settings = {"rank": method.rank, "alpha": method.alpha, "dropout": method.dropout}
+    settings = {"rank": method.rank, "alpha": method.alpha, "dropout": method.dropout, "use_rslora": method.rslora}
     adapted = {}
     for name in found:
         parent, _, own = name.rpartition(".")
