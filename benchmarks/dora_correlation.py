@@ -2,7 +2,7 @@
 
     LABKIT_PROFILE=laptop nice python benchmarks/dora_correlation.py     # about half an hour on 2 cores
 
-Writes data/measurements/dora_correlation_laptop.json. For each method and seed 24 steps, watched at four moments, all
+Writes data/measurements/dora_correlation_laptop.json. For each method and seed 12 steps, watched at four moments, all
 linears of all layers; the points of the query matrices are kept, which are those of the paper's figure 2. Full
 fine-tuning trains the linears only, at a tenth of the learning rate, as in lesson 02.
 """
@@ -27,7 +27,7 @@ from labkit.training.run import adjusted, rows_of
 from labkit.training.updates import train_only_linears
 from labkit.training.weight_changes import Changes, chosen, train_watched
 
-STEPS, SEEDS = 24, (0, 1, 2)
+STEPS, SEEDS = 12, (0, 1, 2)
 KINDS = {"full": 0.1, "lora": 1.0, "dora": 1.0}  # times the profile's learning rate
 
 

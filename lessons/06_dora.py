@@ -213,6 +213,7 @@ So much for parameters: 1.6 % more than LoRA, 0.02 % of the model. Keep the numb
 **看错误的轴怎样失败。** 取 PEFT 存下的幅度，每个输出一个，却沿着列乘上去。预期在不是方阵的层上报错。在方阵上则*不报错*：请看权重偏了多少。
 """
 
+
 # %%
 def by_rows(V, m):
     return (m / V.norm(dim=1))[:, None] * V
@@ -248,6 +249,7 @@ Four lines more than LoRA in lesson 02. Expect the frozen layer's output at the 
 
 比第 02 节的 LoRA 多四行。预期起点的输出就是冻结层的输出（只差舍入，因为 m / |V| 是一个商），训练的东西有三样。
 """
+
 
 # %%
 class DoRA(torch.nn.Module):
@@ -312,6 +314,7 @@ def peft_twin(ours, dropout):
     for name, parameter in parts.items():
         parameter.data = getattr(ours, name).data.clone()
     return twin, parts
+
 
 # %%
 def run_both(said, *, bias=False, dropout=0.0, dtype=torch.float32):
@@ -402,7 +405,9 @@ for dtype in (torch.float32, torch.bfloat16):
         merging.merge()
         moved = (merging(inputs) - apart).norm() / apart.norm()
         merging.unmerge()
-    print(f"{dtype!s:15} outputs differ by {moved:.1e}; W0 is back up to {(merging.base.weight - before).abs().max():.1e}")
+    print(
+        f"{dtype!s:15} outputs differ by {moved:.1e}; W0 is back up to {(merging.base.weight - before).abs().max():.1e}"
+    )
 
 # %% [markdown] tags=["en"]
 """
@@ -545,6 +550,7 @@ def trainer_for(kind, share=1.0):
         fresh = load_base(weights, settled_method(run), tokenizer=tokenizer)
         return build_trainer(fresh, tokenizer, run, rows, "runs", callbacks=[bar])
 
+
 # %% [markdown] tags=["en"]
 """
 `train_watched` calls `train()` and notes, after steps 6, 12, 18 and 24, how far every matrix has moved. Look at the bars: the three losses fall alike.
@@ -599,6 +605,7 @@ The sign does not come back: here all three rise. Of course they do: a training 
 """
 符号没有重现：这里三条都是上升的。这并不奇怪：训练会让*两个*数都离开零，把几个时刻的点放在一起，无论哪种方法都会排成一条上升的线。（论文里学习率够高，四个时刻的点几乎叠在一起。）更公平的做法是：七种线性层都算，只看最后一个时刻，长度取相对变化，因为长的行比短的行移动得远。请逐列从上往下看；括号里是 95% 区间，它假设各点相互独立，所以偏乐观。
 """
+
 
 # %%
 def shown(changes, relative):
@@ -664,21 +671,24 @@ for race in races:
 
 # %% [markdown] tags=["en"]
 """
-The figure of the first file. Look at how the two lines lie on each other, and at how much the *learning rate* matters beside the method.
+The figure of the first file, without the rates at which training made things worse. Look at how the two lines lie on each other, and at how much the *learning rate* matters beside the method.
 """
 
 # %% [markdown] tags=["zh"]
 """
-第一个文件的图。请看两条线怎样叠在一起，再看和方法相比，*学习率*的影响有多大。
+第一个文件的图，去掉了越训练越差的那些学习率。请看两条线怎样叠在一起，再看和方法相比，*学习率*的影响有多大。
 """
 
 # %%
 from labkit.page.results_figures import sweep_figure
 
 top = races[0].rows[0]["heldout_loss_before"]
+learned = {cell.at["learning_rate"] for cell in races[0].cells("learning_rate", "kind") if cell.interval.mean < top}
 best = {cell.at["kind"]: cell for cell in races[0].best("kind")}
-said = ", ".join(f"{kind}: best at {cell.at['learning_rate']:g}, loss {cell.interval.mean:.3f}" for kind, cell in best.items())
-fig = sweep_figure(races[0], x="learning_rate", lines="kind", top=top)
+said = ", ".join(
+    f"{kind}: best at {cell.at['learning_rate']:g}, loss {cell.interval.mean:.3f}" for kind, cell in best.items()
+)
+fig = sweep_figure(races[0].where(learning_rate=learned), x="learning_rate", lines="kind")
 labkit.show(fig, alt=f"Held-out loss by learning rate, LoRA and DoRA ({said})")
 print(said)
 
@@ -787,7 +797,10 @@ for row in sorted(cost["times"], key=lambda row: (row["method"], row["tokens"]))
     spread = f"({row['low']:.2f} to {row['high']:.2f})"
     print(f"{row['method']:14} beside {row['beside']:14} {row['tokens']:5} tokens: {row['ratio']:.2f} {spread}")
 plain_dora = next(row for row in cost["times"] if row["method"] == "dora" and row["tokens"] == 512)
-labkit.show(cost_ratios(cost["times"]), alt=f"Time of a step beside the method without DoRA; 512 tokens: {plain_dora['ratio']:.2f}")
+labkit.show(
+    cost_ratios(cost["times"]),
+    alt=f"Time of a step beside the method without DoRA; 512 tokens: {plain_dora['ratio']:.2f}",
+)
 labkit.reveal("p6_1", 100 * (plain_dora["ratio"] - 1))
 
 # %% [markdown] tags=["en"]
@@ -879,7 +892,9 @@ DoRA on a 4-bit base: W0 is dequantized, and m, A and B train in float32. Two tr
 quantized = adjusted(profile, kind="qdora", dropout=0.0, steps=24)
 with quiet():
     fresh = load_base(weights, settled_method(quantized), tokenizer=tokenizer)
-    trainer = build_trainer(fresh, tokenizer, quantized, rows_of(profile, "train")[: 24 * quantized.rows_per_step], "runs")
+    trainer = build_trainer(
+        fresh, tokenizer, quantized, rows_of(profile, "train")[: 24 * quantized.rows_per_step], "runs"
+    )
 lengths = [p.detach() for name, p in trainer.model.named_parameters() if "magnitude" in name]
 mean = torch.cat(lengths).mean().cpu()
 gap = torch.finfo(torch.bfloat16).eps * 2.0 ** mean.log2().floor()
@@ -1063,6 +1078,7 @@ Add p (1 − p) / 1319 of both, take the root, times 1.96, times 100.
 """
 **q6_4（判断）** 写一个比赛的裁判：`lora` 和 `dora` 是两串留出集损失，同一位置是同一个种子。返回 `"LoRA"`、`"DoRA"` 或 `"noise"`：只有逐个种子的差值，其均值的 95% t 区间不含零，才判胜者。只有一个种子时什么也判不了。分位数是 `scipy.stats.t.ppf(0.975, n - 1)`。
 """
+
 
 # %%
 def decide(lora: list[float], dora: list[float]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from labkit.page.figures import OKABE_ITO
 from labkit.page.labels import text
@@ -11,7 +10,7 @@ from labkit.page.widgets import Explorer, slider
 
 ROW = (2.0, 1.0)  # a row of W0: one output, two inputs
 LIMIT = 4.2  # half of the axes' width
-ARROWS = {"w0": ("#777777", "w0"), "lora": (OKABE_ITO[0], "LoRA"), "dora": (OKABE_ITO[3], "DoRA")}
+ARROWS = {"w0": ("#777777", "w0", 0.012), "lora": (OKABE_ITO[0], "LoRA", 0.02), "dora": (OKABE_ITO[3], "DoRA", 0.008)}
 
 
 def pushed(push: float, angle: float, magnitude: float) -> dict[str, tuple[float, float]]:
@@ -63,8 +62,11 @@ class _Plane:
         axes = self.fig.subplots()
         self.circle = axes.add_patch(Circle((0, 0), 1, fill=False, linestyle=":", color=ARROWS["dora"][0]))
         (self.push,) = axes.plot([], [], "--", color=ARROWS["lora"][0], linewidth=1.2)
-        self.arrows = {name: _arrow(axes, colour) for name, (colour, _) in ARROWS.items()}
-        self.labels = {name: axes.text(0, 0, said, color=colour, fontsize=9) for name, (colour, said) in ARROWS.items()}
+        self.arrows, self.labels = {}, {}
+        for name, (colour, said, width) in ARROWS.items():  # the thin one last: it lies on the wide one
+            style = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": width, "color": colour}
+            self.arrows[name] = axes.quiver(0, 0, 1, 1, **style)
+            self.labels[name] = axes.text(0, 0, said, color=colour, fontsize=9, ha="center", va="center")
         axes.set(xlim=(-LIMIT, LIMIT), ylim=(-LIMIT, LIMIT), aspect="equal", xlabel="input 1", ylabel="input 2")
         axes.axhline(0, color="#cccccc", linewidth=0.8, zorder=0)
         axes.axvline(0, color="#cccccc", linewidth=0.8, zorder=0)
@@ -74,8 +76,9 @@ class _Plane:
         ends = pushed(push, angle, magnitude)
         for name, (x, y) in ends.items():
             self.arrows[name].set_UVC(x, y)
-            reach = 1 + 0.35 / max(math.hypot(x, y), 0.35)
-            self.labels[name].set_position((reach * x, reach * y - (0.3 if name == "w0" else 0)))
+            length = math.hypot(x, y)
+            ahead, aside = (0.0, 0.45) if name == "dora" else (0.4, 0.0)  # LoRA and DoRA share a direction
+            self.labels[name].set_position((x + (ahead * x - aside * y) / length, y + (ahead * y + aside * x) / length))
         self.push.set_data([ROW[0], ends["lora"][0]], [ROW[1], ends["lora"][1]])
         self.circle.set_radius(magnitude)
         start, length, turn = math.hypot(*ROW), math.hypot(*ends["lora"]), turn_degrees(ends["lora"])
@@ -83,7 +86,3 @@ class _Plane:
             f"turned by {turn:.0f} degrees; length {start:.2f}, with LoRA {length:.2f}, with DoRA {magnitude:.2f}",
             f"转过 {turn:.0f} 度；长度原来 {start:.2f}，LoRA {length:.2f}，DoRA {magnitude:.2f}",
         )
-
-
-def _arrow(axes: Any, colour: str) -> Any:
-    return axes.quiver(0, 0, 1, 1, angles="xy", scale_units="xy", scale=1, width=0.012, color=colour)
