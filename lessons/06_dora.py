@@ -11,7 +11,7 @@
 #     name: python3
 # ---
 
-# %% [markdown] tags=["=====en"]
+# %% [markdown] tags=["en"]
 """
 # 06 · DoRA against LoRA
 
@@ -32,7 +32,7 @@
 5. say what DoRA costs in time and memory, and why a method with 0.02 % more parameters can double the peak.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-be887164"]
 """
 # 06 · DoRA 与 LoRA 的较量
 
@@ -64,7 +64,7 @@ The lecture says of DoRA: "slightly better than standard LoRA on several benchma
 > **What changes on `laptop` and `gpu`.** Section 5 fine-tunes the profile's own model three times for 24 steps; everything else is small layers, closed formulas and stored results, the same on every machine. `laptop` needs about 10 minutes for section 5 on two CPU cores. `gpu` loads Qwen3-1.7B in float32 there and lets the linears of two of its 28 layers train in the full fine-tuning.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-0b03918a"]
 """
 讲义这样说 DoRA：“在多项基准上略优于标准 LoRA，但增加的计算开销很小”。运行之前先猜三个数，写在 `...` 的位置：
 
@@ -93,7 +93,7 @@ Take one row of a weight matrix: it makes one output from all the inputs. As an 
 Move the three sliders (they need a running notebook). First the push: LoRA's arrow gets longer as it turns. Then m: only DoRA's arrow answers, along the dotted line. Can you find a push that makes LoRA's arrow longer *without* turning it? And one that turns it without making it longer?
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-d6b335df"]
 """
 ## 1. 权重有长度，也有方向
 
@@ -116,7 +116,7 @@ An angle of 0 makes it longer without turning; an angle a little above 90 degree
 Now a real weight, with all its rows at once: the key projection of the first layer. Expect one length for each row, and W0 again when length and direction are put together. Look at how much the lengths differ.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-d79c5029"]
 """
 夹角为 0 时只变长、不转；夹角略大于 90 度时只转、不变长。所以 LoRA 两件事*都*做得到：长度和方向由同一个推力决定，但彼此并没有绑死。论文说 LoRA 做不到的时候，请记得这一点。
 
@@ -152,7 +152,7 @@ print(f"k_proj {tuple(W0.shape)}: {len(m)} lengths from {m.min():.2f} to {m.max(
 The lecture writes ‖W0 + BA‖ with a small c, "the norm of each column", and so does the paper. But which way does a matrix lie? The lecture's own formula is h = W0 x: there a *row* makes an output, and a column belongs to an input. PyTorch stores the weight the same way, (out, in). Ask PEFT on a layer that is *not square*, because only there can the two be told apart: look at the size of its magnitude vector.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-09992fe6"]
 """
 ## 2. 谁的长度？轴的问题
 
@@ -178,7 +178,7 @@ One length for each *output*. The paper's "column" is this row if you store a we
 The count depends on it. Expect two different totals for Qwen3-8B, and see which one is PEFT's (on the `meta` device, where nothing is computed).
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-c2e97e95"]
 """
 每个*输出*一个长度。论文里的“列”，在权重按 (in, out) 存放时正是这里的行；论文作者的代码对 PyTorch 权重取的是 `dim=1`，和 PEFT 一样。可是论文把 W ∈ R^{d×k} 和 B A 写在一起，讲义又写 h = W0 x，都容易让人读错，公开的复现里也确实有人踩过这个坑（PEFT 的 issue 2348、NVlabs/DoRA 的 issue 11 有讨论）。
 
@@ -206,7 +206,7 @@ So much for parameters: 1.6 % more than LoRA, 0.02 % of the model. Keep the numb
 **The wrong axis, shown failing.** Take magnitudes as PEFT saves them, one for each output, and apply them along the columns. Expect an error on the layer that is not square. On a square layer there is *no* error: look at how far the weight is off.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-bf7e5ebc"]
 """
 参数就这么多：比 LoRA 多 1.6%，占模型的 0.02%。请记住这个数，第 7 部分要用。
 
@@ -241,7 +241,7 @@ On a square layer the wrong axis loads, runs and trains, and computes another mo
 Four lines more than LoRA in lesson 02. Expect the frozen layer's output at the start (up to rounding: m / |V| is a quotient), and three things that train.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-5c1d4504"]
 """
 在方阵上，错误的轴照样能加载、能运行、能训练，只是算的是另一个模型。SmolLM2 和 Qwen3-8B 的 q_proj、o_proj 都是方阵。在方阵上做的测试说明不了轴的问题；后面你写的 `dora_forward` 两种都要测。
 
@@ -276,7 +276,7 @@ print("trains:", {name: tuple(p.shape) for name, p in layer.named_parameters() i
 `labkit.theory.dora` has the same layer with dropout, bias, merging and errors that teach; it adds up in PEFT's order, so that even the last bit can agree. Move B and m away from the start and compare both.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-275e1e38"]
 """
 `labkit.theory.dora` 里有同样的层，另外还带 dropout、偏置、合并和会教人的报错；它按 PEFT 的次序相加，所以连最后一个比特都能对上。让 B 和 m 离开起点，再比较两者。
 """
@@ -297,7 +297,7 @@ print(f"largest difference {(same(x) - layer(x)).abs().max():.1e}")
 **The same as PEFT, bit for bit, gradients included.** Four cases: plain, with a bias, with dropout (the same mask on both sides, hence the seed), on a bfloat16 base. Expect `torch.equal`, which forgives nothing, for the output and for the gradients of A, B, m and x.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-6453c3e7"]
 """
 **与 PEFT 逐比特相同，梯度也是。** 四种情形：普通、带偏置、带 dropout（两边要抽到同一个掩码，所以设种子）、bfloat16 基座。预期输出以及 A、B、m、x 的梯度都满足 `torch.equal`——它一点误差都不放过。
 """
@@ -343,7 +343,7 @@ run_both("bfloat16", dtype=torch.bfloat16)
 And a whole model: every linear replaced by ours on one side and by PEFT on the other, with the same A, B and m. Expect equal logits, to the last bit.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-032e37e1"]
 """
 整个模型也一样：一边把每个线性层换成我们的，另一边交给 PEFT，装上同样的 A、B 和 m。预期 logits 逐比特相等。
 """
@@ -369,7 +369,7 @@ print(f"{len(adapted)} linears, logits {tuple(ours(ids).logits.shape)}: equal")
 **A trap on 16-bit bases.** LoRA starts as *exactly* the base model, because B is zero. DoRA should too, because m = |W0|. But PEFT takes the first norms in the base's own type: in bfloat16 they are rounded to 8 significant bits, while the forward pass divides by norms in float32. Look at the second line.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-42454cb4"]
 """
 **16 位基座上的坑。** LoRA 的起点*恰好*就是基座模型，因为 B 是零。DoRA 也应该是，因为 m = |W0|。可是 PEFT 用基座自己的类型算最初的范数：在 bfloat16 里它们被舍入到 8 位有效数字，而前向传播用 float32 的范数去除。请看第二行。
 """
@@ -388,7 +388,7 @@ Up to 0.4 %, about as much as one rounding of the weights themselves: harmless f
 **Merging** works as in LoRA: W' is one matrix, so at inference DoRA costs nothing. Undoing it divides by m / |V|, which has to be remembered: from the merged weight alone it cannot be found. Look at what is lost on the way back, in both types.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-e2567dc9"]
 """
 最多 0.4%，和权重本身舍入一次差不多：对训练无害，但“DoRA 从基座模型出发”在这里并不精确，要求它精确的测试会失败。
 
@@ -420,7 +420,7 @@ for dtype in (torch.float32, torch.bfloat16):
 So the exact gradient never points along the row, because lengthening V changes nothing: the norm divides it out. Set A to the identity, so that the gradient of B *is* that of V. Expect the assertion to hold; look at how large the part is that only the detached gradient has.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-331e503d"]
 """
 ## 4. 不传梯度的范数
 
@@ -449,7 +449,7 @@ print(f"the part along the row: {along.norm() / grads[True].norm():.0%} of the d
 Does learning suffer? The test bench of lesson 02: learn a planted update of rank 8, with rank 4. No LoRA of rank 4 can get below one half (Eckart and Young). Three seeds; expect the two DoRA columns to be nearly equal, and look at how they stand to one half.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-6d8f46df"]
 """
 学习会受影响吗？回到第 02 节的试验台：学会一个事先埋好的秩 8 更新量，只用秩 4。任何秩 4 的 LoRA 都低不过二分之一（Eckart–Young）。三个种子；预期两列 DoRA 几乎相等，再看它们和二分之一的关系。
 """
@@ -476,7 +476,7 @@ Detaching costs nothing here. And DoRA passes *below* LoRA's floor: m rescales t
 Why then detach? Autograd must keep what the backward pass will need. Count it for one layer of 1,024 × 1,024 and 64 tokens. Expect 4.2 MB more for the exact gradient, one float32 matrix of the weight's size. Then look at the last two lines: the same on a 16-bit base, and with the lecture's dropout of 0.05.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-4879f72f"]
 """
 在这里 detach 没有损失。而且 DoRA 越过了 LoRA 的*下限*：m 也缩放 W0 的各行，这种变化不是低秩的。这才是 DoRA 真正多出来的自由度；不过它也多用了参数：448 个之外又加 48 个，不是白来的。
 
@@ -508,7 +508,7 @@ Three things to take to section 7:
 - and with dropout on a 16-bit (or 4-bit) base that matrix comes back *through another door*: PEFT computes W0 x again from the dropped input, in float32, and autograd keeps the float32 copy of W0 for it. The paper saved it, the dropout of 0.05 spends it again.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-765a69dd"]
 """
 请记住三点，第 7 部分要用：
 
@@ -526,7 +526,7 @@ The paper's reason for DoRA is a picture: for each query matrix, at four moments
 Make the picture here. Three trainings of 24 steps from the same start and on the same rows; full fine-tuning trains the same linears at a tenth of the learning rate. First the trainers.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-263cbfee"]
 """
 ## 5. 三种方法各怎样移动权重？
 
@@ -556,7 +556,7 @@ def trainer_for(kind, share=1.0):
 `train_watched` calls `train()` and notes, after steps 6, 12, 18 and 24, how far every matrix has moved. Look at the bars: the three losses fall alike.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-0f62723a"]
 """
 `train_watched` 调用 `train()`，并在第 6、12、18、24 步之后记下每个矩阵移动了多少。请看进度条：三次的损失下降得差不多。
 """
@@ -574,7 +574,7 @@ for kind in ("lora", "dora"):
 Now the paper's points, those of the query matrices. Look at the slopes of the three lines: which of them falls?
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-21c916d0"]
 """
 下面是论文画的那些点，也就是 query 矩阵的点。请看三条直线的斜率：哪一条是下降的？
 """
@@ -601,7 +601,7 @@ print(said)
 The sign does not come back: here all three rise. Of course they do: a training moves *both* numbers away from zero, so points of several moments lie on a rising line whatever the method. (In the paper the learning rates were high enough for the points of the four moments to lie on top of each other.) Fairer: all seven kinds of linears, the last moment only, and lengths relative to what they were, because a long row moves farther than a short one. Look at each column from top to bottom; the brackets are 95 % intervals that take the points as independent, which flatters them.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-b22622aa"]
 """
 符号没有重现：这里三条都是上升的。这并不奇怪：训练会让*两个*数都离开零，把几个时刻的点放在一起，无论哪种方法都会排成一条上升的线。（论文里学习率够高，四个时刻的点几乎叠在一起。）更公平的做法是：七种线性层都算，只看最后一个时刻，长度取相对变化，因为长的行比短的行移动得远。请逐列从上往下看；括号里是 95% 区间，它假设各点相互独立，所以偏乐观。
 """
@@ -620,12 +620,16 @@ for kind, changes in moved.items():
 
 # %% [markdown] tags=["en"]
 """
-@@5-verdict-en
+On `tiny` the *order* of the paper comes back at the last moment: LoRA ties length and direction together (+0.80), full fine-tuning does not (−0.18), and DoRA lies between (+0.02). The paper's negative *signs* do not: both of those intervals hold zero. And where the points of all moments are thrown together, as in the paper, the numbers are +0.87, +0.37 and +0.53. A correlation depends on what you put into it.
+
+The book also holds this measurement for SmolLM2-135M, 30 layers instead of 4, with a learning rate of its own. Does the order hold there? Look at the third column of numbers, seed by seed.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-58231d46"]
 """
-@@5-verdict-zh
+在 `tiny` 上，只看最后一个时刻，论文的*次序*重现了：LoRA 把长度和方向绑在一起（+0.80），全参数微调没有（−0.18），DoRA 在两者之间（+0.02）。但论文的*负号*没有重现：后两个区间都包含零。而像论文那样把所有时刻的点放在一起，得到的是 +0.87、+0.37 和 +0.53。一个相关系数是多少，取决于你往里放了什么。
+
+书里还存有 SmolLM2-135M 上的同样测量，30 层而不是 4 层，学习率也是它自己的。次序在那里还成立吗？请逐个种子看倒数第二列。
 """
 
 # %%
@@ -639,7 +643,7 @@ print("method  seed   queries, all moments   all linears, last moment   the same
 for run in sorted(stored["runs"], key=lambda run: (run["kind"], run["seed"])):
     r = {(row["targets"], row["last"], row["relative"]): row["r"] for row in run["correlations"]}
     queries, last, relative = r["q_proj", False, False], r["all", True, False], r["all", True, True]
-    print(f"{run['kind']:6} {run['seed']:5} {queries:18.2f} {last:26.2f} {relative:25.2f}")
+    print(f"{run['kind']:6} {run['seed']:5} {queries:+18.2f} {last:+26.2f} {relative:+25.2f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -650,7 +654,7 @@ for run in sorted(stored["runs"], key=lambda run: (run["kind"], run["seed"])):
 A fair race gives both methods the same rows, ranks, targets and budget, *each its own learning rate out of the same list*, and several seeds. The book's grids do that, `data/grids/dora_tiny.toml` and `dora_laptop.toml`, run by `labkit sweep`; the same seed gives both methods the same A and the same order of rows. Each cell has the mean held-out loss and half of its 95 % interval (Student's t over the seeds). Before you compare, find the best learning rate of each column.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-8757edc1"]
 """
 ## 6. 公平地比一场
 
@@ -674,7 +678,7 @@ for race in races:
 The figure of the first file, without the rates at which training made things worse. Look at how the two lines lie on each other, and at how much the *learning rate* matters beside the method.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-dc90dede"]
 """
 第一个文件的图，去掉了越训练越差的那些学习率。请看两条线怎样叠在一起，再看和方法相比，*学习率*的影响有多大。
 """
@@ -697,7 +701,7 @@ print(said)
 Now the race itself: each at its best learning rate, DoRA minus LoRA, *seed by seed*, because both had the same accidents. `effect` is the mean difference over the standard deviation of the differences (Cohen's d of pairs); the last column puts the difference beside what LoRA's training gained at all. Negative: DoRA is better. (The best rate was chosen on the same seeds, which is a small favour to both.)
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-7bb661a9"]
 """
 现在正式比：双方各用自己最好的学习率，DoRA 减 LoRA，*逐个种子*相减，因为两边遇到的偶然是一样的。`effect` 是差值的均值除以差值的标准差（成对的 Cohen's d）；最后一列把差值和 LoRA 训练的全部收获放在一起看。负数表示 DoRA 更好。（最好的学习率是用同一批种子选的，对双方都是一点小小的照顾。）
 """
@@ -719,7 +723,7 @@ labkit.reveal("p6_3", -duel(races[0]).percent[0])
 **How an unfair race is won.** Fix LoRA at one learning rate that "everybody uses" and give DoRA its best. Look at how large a victory each choice makes, and compare with the interval above.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-89002b72"]
 """
 @@6-verdict-zh
 
@@ -738,7 +742,7 @@ for cell in races[0].where(kind="lora").cells("learning_rate"):
 DoRA's paper sees its largest gains at low ranks. The tiny grid has rank 2 too; expect a small difference, and see whether the interval leaves zero out.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-08df1e98"]
 """
 DoRA 的论文在低秩时收获最大。小网格里也有秩 2；预期差别很小，请看区间是否避开了零。
 """
@@ -756,7 +760,7 @@ print(f"\nrank 2: {found.difference}, effect {found.difference.effect:+.1f}: DoR
 **"Few extra parameters mean little extra cost."** 0.02 % more parameters; now the time. The two methods take turns in one process, and the ratio is taken within each round, so that whatever else the machine does drops out. First here, on the tiny model; the brackets are a 95 % interval (Student's t on the logarithms).
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-7e9f28f2"]
 """
 ## 7. 代价是什么
 
@@ -783,7 +787,7 @@ print(f"a step of DoRA takes {found.ratio:.2f} times as long as one of LoRA ({fo
 A million parameters are few; the book also holds the measurement on SmolLM2-135M (`benchmarks/dora_cost.py`). Two comparisons deserve a look: how the ratio falls with the *tokens* in a step, because the norm of W0 + B A costs the same for one token as for a thousand; and `dora by hand`, this lesson's layer, which gives PEFT's bits without multiplying by an identity matrix of in × in.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-69d26c7a"]
 """
 一百万个参数太少；书里还存有 SmolLM2-135M 上的测量（`benchmarks/dora_cost.py`）。有两处值得看：比值怎样随一步里的*词元数*下降，因为求 W0 + B A 的范数，一个词元和一千个词元的代价是一样的；再看 `dora by hand`，也就是本节手写的层，它与 PEFT 逐比特相同，却不用乘一个 in × in 的单位矩阵。
 """
@@ -810,7 +814,7 @@ labkit.reveal("p6_1", 100 * (plain_dora["ratio"] - 1))
 Now memory. Lesson 01's closed formula knows DoRA; the setting is your second guess: Qwen3-8B, rank 32, one sequence of 2,048 tokens. Look at the last row, and at what checkpointing does to it.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-3c018bb8"]
 """
 @@7-time-zh
 
@@ -841,7 +845,7 @@ The reasons are those of section 4. Without dropout: outputs kept for the gradie
 A formula can be wrong. The dry run (`labkit dryrun`) traces the installed libraries' own step; here are its stored peaks beside the formula.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-33ac922a"]
 """
 原因正是第 4 部分的那几条。不开 dropout：每个线性层都要为 m 的梯度留下输出。开 dropout：每个权重一份 float32 副本，8B 的线性层就是 28 GB，是 QLoRA 用 4 比特存它们的好几倍。梯度检查点一次只留一层，差别就小了。所以：**用 DoRA 时 dropout 设为 0，并打开梯度检查点**，不管讲义的 `lora_dropout=0.05` 怎么写。
 
@@ -865,7 +869,7 @@ for row in (row for row in cost["dry_runs"] if row["model"] == "qwen3-8b" and ro
 And really allocated, by the ledger of a step of SmolLM2-135M on a CPU (float32 base, 512 tokens, no checkpointing). Here dropout costs DoRA less: on a float32 base there is no copy to keep.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-799488e5"]
 """
 再看真实分配的字节：SmolLM2-135M 在 CPU 上一步的账本（float32 基座，512 个词元，不开检查点）。这里 dropout 给 DoRA 带来的代价小一些：float32 的基座不需要另留副本。
 """
@@ -881,7 +885,7 @@ for row in cost["ledger_peaks"]:
 DoRA on a 4-bit base: W0 is dequantized, and m, A and B train in float32. Two traps of the stack meet here; the book's recipe closes both. TRL casts the adapters of a quantized model to bfloat16 (lesson 04); up to version 1.15 it did so with the magnitudes too, and a magnitude is larger than an entry of A, so its neighbours in bfloat16 lie farther apart. Look at the step that would be needed to move one at all.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-4ca0630e"]
 """
 ## 8. QDoRA
 
@@ -908,7 +912,7 @@ A step of Adam is about as large as the learning rate, and near the end of a run
 Is QDoRA better than QLoRA? The tiny grid again, three seeds.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-51531c7f"]
 """
 Adam 一步的大小约等于学习率，训练快结束时还要小得多：不到间隔的一半就会被舍入成零。用 `gpu` 配置的 2e-4，*没有*一步能让幅度动一下；那就成了白费功夫的 LoRA，而且没有人会发现。
 
@@ -935,7 +939,7 @@ What others found: Answer.AI's QDoRA beat QLoRA by 0.19 to 0.23 in exact match o
 Last, the lecture's sentences on DoRA, each with what is computed here or published elsewhere. A ✓ agrees with the lecture.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-ff96dc69"]
 """
 @@8-verdict-zh
 
@@ -960,7 +964,7 @@ show_claims(lesson="06")
 **q6_1 (compute).** Write DoRA's forward pass: `x` has the shape (…, in), `W0` is (out, in), `A` (r, in), `B` (out, r), `m` (out,); `scale` is alpha/r. No bias, no dropout; the norm need not be detached. The check tries square layers and others, r = 1, and one input or many.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-0f081259"]
 """
 ## 练习
 
@@ -990,7 +994,7 @@ V = W0 + scale * B @ A is (out, in). One norm for each row: V.norm(dim=1), (out,
 V = W0 + scale * B @ A; return x @ V.T * (m / V.norm(dim=1))
 """
 
-# %% [markdown] tags=["zh", "hint-q6_1"]
+# %% [markdown] tags=["zh", "hint-q6_1", "of-b0812891"]
 """
 看第 3 部分手写的 forward；第 2 部分说了 m 是谁的长度。
 ---
@@ -1004,7 +1008,7 @@ V = W0 + scale * B @ A; return x @ V.T * (m / V.norm(dim=1))
 **q6_2 (predict).** To find B A, PEFT's DoRA multiplies an identity matrix of in × in by A and then by B, in float32, in every forward pass. How large is that identity for `down_proj` of Qwen3-8B, in MB? Within 1 % is right. (`eight.linears()` has the sizes.)
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-745cf1fa"]
 """
 **q6_2（预测）** 为了求 B A，PEFT 的 DoRA 每次前向传播都用一个 in × in 的 float32 单位矩阵先乘 A 再乘 B。对 Qwen3-8B 的 `down_proj`，这个单位矩阵有多少 MB？误差在 1% 以内算对。（尺寸在 `eight.linears()` 里。）
 """
@@ -1025,7 +1029,7 @@ in x in numbers of 4 bytes; a MB is 1e6 bytes.
 4 * 12288**2 / 1e6
 """
 
-# %% [markdown] tags=["zh", "hint-q6_2"]
+# %% [markdown] tags=["zh", "hint-q6_2", "of-4946d369"]
 """
 `eight.linears()["down_proj"]` 是 (in, out)。A 的输入是其中哪一个？
 ---
@@ -1039,7 +1043,7 @@ in × in 个数，每个 4 字节；1 MB 是 1e6 字节。
 **q6_3 (read a table).** PEFT's benchmark asks 1,319 questions: LoRA answers 47.8 % of them right, DoRA 46.9 %. Take both as independent shares of 1,319. How large is *half the 95 % interval of their difference*, in percentage points? (A share's variance is p (1 − p) / n.) Then compare with the difference of 0.9.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-4be40871"]
 """
 **q6_3（读表）** PEFT 的基准问 1,319 道题：LoRA 答对 47.8%，DoRA 答对 46.9%。把两者当作 1,319 道题上相互独立的比例。它们*差值的 95% 区间的半宽*是多少个百分点？（一个比例的方差是 p (1 − p) / n。）算完再和差值 0.9 比一比。
 """
@@ -1060,7 +1064,7 @@ Add p (1 − p) / 1319 of both, take the root, times 1.96, times 100.
 100 * 1.96 * (0.478 * 0.522 / 1319 + 0.469 * 0.531 / 1319) ** 0.5
 """
 
-# %% [markdown] tags=["zh", "hint-q6_3"]
+# %% [markdown] tags=["zh", "hint-q6_3", "of-452638c9"]
 """
 两个独立的数，差的方差等于方差之*和*。
 ---
@@ -1074,7 +1078,7 @@ Add p (1 − p) / 1319 of both, take the root, times 1.96, times 100.
 **q6_4 (decide).** Write the judge of a race: `lora` and `dora` are lists of held-out losses, the same place is the same seed. Return `"LoRA"`, `"DoRA"` or `"noise"`: a winner only if the 95 % interval of the mean difference, seed by seed, by Student's t, leaves zero out. One seed decides nothing. `scipy.stats.t.ppf(0.975, n - 1)` is the quantile.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-4fa35f96"]
 """
 **q6_4（判断）** 写一个比赛的裁判：`lora` 和 `dora` 是两串留出集损失，同一位置是同一个种子。返回 `"LoRA"`、`"DoRA"` 或 `"noise"`：只有逐个种子的差值，其均值的 95% t 区间不含零，才判胜者。只有一个种子时什么也判不了。分位数是 `scipy.stats.t.ppf(0.975, n - 1)`。
 """
@@ -1104,7 +1108,7 @@ mean ± t · s / √n, with s the standard deviation of the differences (n − 1
 d = [a - b for a, b in zip(lora, dora)]; half = t.ppf(0.975, n - 1) * statistics.stdev(d) / n**0.5; "noise" if abs(mean) <= half, else "DoRA" if mean > 0, else "LoRA"
 """
 
-# %% [markdown] tags=["zh", "hint-q6_4"]
+# %% [markdown] tags=["zh", "hint-q6_4", "of-c33caf03"]
 """
 先逐个种子求差；起决定作用的是差值的均值和标准差，不是两串数各自的。
 ---
@@ -1118,7 +1122,7 @@ d = [a - b for a, b in zip(lora, dora)]；half = t.ppf(0.975, n - 1) * statistic
 **q6_5 (decide and defend).** Your team fine-tunes Qwen3-8B with QLoRA on one 24 GB card and someone proposes to switch on `use_dora=True`. Decide, and defend it in three sentences: one with the measured difference and its interval, one with a cost in time or memory, one saying what evidence would change your mind. The check only sees that three sentences are there; a person marks what they say.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-077809c9"]
 """
 **q6_5（判断并辩护）** 你的小组在一张 24 GB 的卡上用 QLoRA 微调 Qwen3-8B，有人提议打开 `use_dora=True`。做出决定，并用三句话为它辩护：一句写实测的差别和它的区间，一句写时间或显存上的代价，一句写什么样的证据会让你改变主意。检查只看有没有三句话；写得对不对由老师批阅。
 """
@@ -1152,7 +1156,7 @@ Sentence 1: mean, low and high, and what they allow you to say. Sentence 2: a ra
 "Not worth it here: the difference is … nats (… to …). It costs …. I would change my mind if …"
 """
 
-# %% [markdown] tags=["zh", "hint-q6_5"]
+# %% [markdown] tags=["zh", "hint-q6_5", "of-76e7cf19"]
 """
 第 6 部分打印了差值和区间，第 7 部分有代价。
 ---
@@ -1182,7 +1186,7 @@ Sentence 1: mean, low and high, and what they allow you to say. Sentence 2: a ra
 - Cohen, *Statistical Power Analysis for the Behavioral Sciences*, 1988: effect sizes.
 """
 
-# %% [markdown] tags=["zh"]
+# %% [markdown] tags=["zh", "of-c1c04af1"]
 """
 ## 小结
 

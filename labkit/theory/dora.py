@@ -153,6 +153,23 @@ def add_dora(model: nn.Module, method: Method) -> dict[str, DoRALinear]:
     return add_lora(model, method, layer=DoRALinear)
 
 
+def direction_gradient(base: nn.Linear, update: torch.Tensor, x: torch.Tensor, dy: torch.Tensor, *, detach: bool):
+    """∂L/∂V where V = W0 + update, and V itself, both (out, in): `DoRALinear` with A the identity, so that B is V - W0.
+
+    Args:
+        base: the frozen linear; m is the length of its rows.
+        update: (out, in).
+        x: inputs, (..., in).
+        dy: ∂L/∂y, (..., out).
+        detach: equation 11 (True) or equation 6 (False).
+    """
+    size = base.in_features
+    layer = DoRALinear(base, rank=size, alpha=size, detach_norm=detach)
+    layer.lora_A.data, layer.lora_B.data = torch.eye(size), update.clone()
+    layer(x).backward(dy)
+    return layer.lora_B.grad, base.weight + update
+
+
 class _Kept:
     """A tensor that autograd keeps; it dies with the part of the graph that needs it."""
 
@@ -231,6 +248,9 @@ class Correlation:
     low: float
     high: float
     n: int
+
+    def __str__(self) -> str:
+        return f"{self.r:+.2f} ({self.low:+.2f} to {self.high:+.2f}), n = {self.n:3}"
 
 
 def correlate(changes: Sequence[WeightChange], *, relative: bool = False) -> Correlation:

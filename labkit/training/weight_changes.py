@@ -126,3 +126,11 @@ def chosen(found: Changes, *targets: str, last: bool = False) -> list[WeightChan
         for name, change in found[moment].items()
         if not targets or name.rpartition(".")[2] in targets
     ]
+
+
+def points(found: Changes, target: str) -> dict[int, list[tuple[float, float]]]:
+    """(direction, magnitude) of every linear called ``target``, by moment: what the paper's figure 2 draws."""
+    return {
+        moment: [(change.direction, change.magnitude) for change in chosen({moment: found[moment]}, target)]
+        for moment in sorted(found)
+    }

@@ -16,6 +16,7 @@ from labkit.theory.dora import (
     WeightChange,
     add_dora,
     correlate,
+    direction_gradient,
     kept_bytes,
     magnitudes,
     weight_change,
@@ -186,23 +187,28 @@ def test_the_rows_of_the_weight_are_as_long_as_the_magnitudes_say():
 # --- the gradient, with and without the norm's own part ---------------------------------------------------------------
 
 
-def gradients(*, detach_norm):
-    torch.manual_seed(0)
-    layer = DoRALinear(nn.Linear(6, 5), rank=6, alpha=6, detach_norm=detach_norm)
-    nn.init.normal_(layer.lora_B)
-    layer.lora_A.data = torch.eye(6)  # so that the gradient of B is the gradient of V
-    layer(torch.randn(7, 6)).backward(torch.randn(7, 5))
-    return layer, layer.lora_B.grad, layer.magnitude.grad
-
-
 def test_detaching_leaves_out_the_part_along_the_row_as_equation_6_says():
-    layer, held, m_held = gradients(detach_norm=True)
-    _, exact, m_exact = gradients(detach_norm=False)
-    rows = nn.functional.normalize((layer.base.weight + layer.delta_weight()).detach(), dim=1)  # (out, in)
+    torch.manual_seed(0)
+    base, update, x, dy = nn.Linear(6, 5), torch.randn(5, 6), torch.randn(7, 6), torch.randn(7, 5)
+    held, v = direction_gradient(base, update, x, dy, detach=True)
+    exact, _ = direction_gradient(base, update, x, dy, detach=False)
+    torch.testing.assert_close(v, base.weight + update)
+    rows = nn.functional.normalize(v, dim=1)  # (out, in)
     along = (held * rows).sum(dim=1, keepdim=True) * rows
     torch.testing.assert_close(exact, held - along, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(held, (magnitudes(base.weight) / magnitudes(v))[:, None] * (dy.T @ x))  # equation 11
     assert along.norm() > 0.01 * held.norm()
-    torch.testing.assert_close(m_exact, m_held)  # equation 11: the gradient of m does not change
+
+
+def test_the_gradient_of_the_magnitudes_does_not_change_by_detaching():
+    found = []
+    for detach in (True, False):
+        torch.manual_seed(0)
+        layer = DoRALinear(nn.Linear(6, 5), rank=2, alpha=4, detach_norm=detach)
+        nn.init.normal_(layer.lora_B)
+        layer(torch.randn(7, 6)).backward(torch.randn(7, 5))
+        found.append(layer.magnitude.grad)
+    torch.testing.assert_close(*found)
 
 
 def test_without_detaching_the_gradient_is_that_of_the_function():
@@ -306,6 +312,7 @@ def test_a_correlation_is_numpys_and_its_interval_fishers():
     assert (found.low, found.high) == pytest.approx(tuple(np.tanh(np.arctanh(found.r) + np.array([-half, half]))))
     assert correlate(changes, relative=True).r == pytest.approx(found.r)
     assert found.n == 24
+    assert str(found) == f"{found.r:+.2f} ({found.low:+.2f} to {found.high:+.2f}), n =  24"
 
 
 @pytest.mark.parametrize("count", [0, 3])

@@ -10,7 +10,7 @@ from labkit.models.methods import TARGETS, Method
 from labkit.models.shapes import shape_of
 from labkit.theory.dora import weight_change
 from labkit.training.ledger import add_adapters, random_model
-from labkit.training.weight_changes import chosen, effective_weights, four_moments, watch_changes
+from labkit.training.weight_changes import chosen, effective_weights, four_moments, points, watch_changes
 
 TINY = shape_of("tiny")
 
@@ -78,6 +78,10 @@ def test_a_run_is_watched_at_the_moments_that_are_named():
     assert len(chosen(found)) == 2 * 7 * TINY.n_layers
     assert len(chosen(found, "q_proj", "v_proj", last=True)) == 2 * TINY.n_layers
     assert chosen(found, "q_proj", last=True)[0] == found[3][name]
+    assert points(found, "q_proj")[3][0] == (found[3][name].direction, found[3][name].magnitude)
+    assert {moment: len(drawn) for moment, drawn in points(found, "q_proj").items()} == dict.fromkeys(
+        (2, 3), TINY.n_layers
+    )
 
 
 @pytest.mark.parametrize(("steps", "moments"), [(24, (6, 12, 18, 24)), (5, (1, 2, 3, 5)), (1, (1,)), (2, (1, 2))])
