@@ -132,12 +132,11 @@ from labkit.training.loading import load_base, load_tokenizer, quiet
 from labkit.training.run import adjusted, rows_of
 
 profile = labkit.current_profile()
-weights = locate(profile)
+weights, plain = locate(profile), adjusted(profile, kind="lora", dtype="float32", dropout=0.0, steps=24)
 tokenizer = load_tokenizer(weights)
-plain = adjusted(profile, kind="lora", dtype="float32", dropout=0.0, steps=24)
 with quiet():
-    model = load_base(weights, settled_method(plain), tokenizer=tokenizer).cpu()
-W0 = model.get_decoder().layers[0].self_attn.k_proj.weight.detach()  # (out, in)
+    model = load_base(weights, settled_method(plain), tokenizer=tokenizer)
+W0 = model.get_decoder().layers[0].self_attn.k_proj.weight.detach().cpu()  # (out, in)
 
 # %%
 m = W0.norm(dim=1)  # (out,)
@@ -166,10 +165,8 @@ base = torch.nn.Linear(W0.shape[1], W0.shape[0], bias=False)
 base.weight.data = W0.clone()
 theirs = get_peft_model(torch.nn.Sequential(base), LoraConfig(target_modules=["0"], use_dora=True)).base_model.model[0]
 their_m = theirs.lora_magnitude_vector["default"].weight
-for dim, said in ((0, "one for each column, an input"), (1, "one for each row, an output")):
-    print(f"W0.norm(dim={dim}): {len(W0.norm(dim=dim))} numbers, {said}")
-print(f"PEFT's magnitude: {len(their_m)} numbers")
 assert torch.equal(their_m, W0.norm(dim=1))
+print(f"dim=0, one for each column: {len(W0.norm(dim=0))}; dim=1, one for each row: {len(their_m)}, and that is PEFT's")
 
 # %% [markdown] tags=["en"]
 """
@@ -191,13 +188,11 @@ from labkit.training.ledger import add_adapters, random_model
 
 eight = shape_of("qwen3-8b")
 dora = add_adapters(random_model(eight, device="meta"), labkit.Method(kind="dora", rank=32))
-counts = {"A and B": 0, "magnitudes": 0}
-for name, parameter in dora.named_parameters():
-    if parameter.requires_grad:
-        counts["magnitudes" if "magnitude" in name else "A and B"] += parameter.numel()
+theirs = sum(parameter.numel() for name, parameter in dora.named_parameters() if "magnitude" in name)
 rows, columns = (eight.n_layers * sum(sizes[place] for sizes in eight.linears().values()) for place in (1, 0))
-print(f"one for each row {rows:,}, one for each column {columns:,}; PEFT {counts['magnitudes']:,}")
-print(f"that is {counts['magnitudes'] / counts['A and B']:.1%} of A and B, {rows / eight.n_params:.3%} of the model")
+print(
+    f"one for each row {rows:,}, one for each column {columns:,}; PEFT {theirs:,}, {theirs / eight.n_params:.3%} of all"
+)
 
 # %% [markdown] tags=["en"]
 """
@@ -303,40 +298,12 @@ print(f"largest difference {(same(x) - layer(x)).abs().max():.1e}")
 """
 
 # %%
-from copy import deepcopy
+from labkit.training.twins import equal_to_peft
 
-
-def peft_twin(ours, dropout):
-    config = LoraConfig(r=8, lora_alpha=16, lora_dropout=dropout, target_modules=["0"], use_dora=True)
-    twin = get_peft_model(torch.nn.Sequential(deepcopy(ours.base)), config).base_model.model[0]
-    parts = {"lora_A": twin.lora_A, "lora_B": twin.lora_B, "magnitude": twin.lora_magnitude_vector}
-    parts = {name: part["default"].weight for name, part in parts.items()}
-    for name, parameter in parts.items():
-        parameter.data = getattr(ours, name).data.clone()
-    return twin, parts
-
-
-# %%
-def run_both(said, *, bias=False, dropout=0.0, dtype=torch.float32):
-    ours = DoRALinear(torch.nn.Linear(64, 48, bias=bias, dtype=dtype), rank=8, alpha=16, dropout=dropout)
-    torch.nn.init.normal_(ours.lora_B, std=0.1)
-    twin, parts = peft_twin(ours, dropout)
-    tokens, outputs = torch.randn(5, 64).to(dtype), []
-    inputs = [tokens.clone().requires_grad_() for _ in range(2)]
-    for module, each in zip((ours, twin), inputs, strict=True):
-        torch.manual_seed(1)
-        outputs.append(module(each))
-        outputs[-1].float().square().sum().backward()
-    assert torch.equal(*outputs)
-    assert torch.equal(inputs[0].grad, inputs[1].grad)
-    assert all(torch.equal(getattr(ours, name).grad, parameter.grad) for name, parameter in parts.items())
-    print(f"{said:12} output and gradients of {', '.join(parts)} and x: equal to the last bit")
-
-
-run_both("plain")
-run_both("bias", bias=True)
-run_both("dropout", dropout=0.1)
-run_both("bfloat16", dtype=torch.bfloat16)
+for options in ({}, {"bias": True}, {"dropout": 0.1}, {"dtype": torch.bfloat16}):
+    found = equal_to_peft(**options)
+    assert all(found.values())
+    print(f"{options or 'plain'!s:26} equal to the last bit: {', '.join(found)}")
 
 # %% [markdown] tags=["en"]
 """
@@ -349,20 +316,12 @@ And a whole model: every linear replaced by ours on one side and by PEFT on the 
 """
 
 # %%
-from labkit.theory.dora import add_dora
+from labkit.training.twins import twin_models
 
-tiny, method = shape_of("tiny"), labkit.Method(kind="dora", rank=4, dropout=0.0)
-ids, ours = torch.arange(32)[None], random_model(tiny, dtype="float32")  # ids: (batch, length)
-theirs = add_adapters(deepcopy(ours), method)
-adapted = add_dora(ours, method)
-for name, module in adapted.items():
-    other = theirs.base_model.model.get_submodule(name)
-    torch.nn.init.normal_(module.lora_B, std=0.1)
-    module.magnitude.data *= 1.1
-    other.lora_A["default"].weight.data, other.lora_B["default"].weight.data = module.lora_A.data, module.lora_B.data
-    other.lora_magnitude_vector["default"].weight.data = module.magnitude.data
+tiny, ids = shape_of("tiny"), torch.arange(32)[None]  # ids: (batch, length)
+ours, theirs = twin_models(tiny, labkit.Method(kind="dora", rank=4, dropout=0.0))
 assert torch.equal(ours(ids).logits, theirs(ids).logits)
-print(f"{len(adapted)} linears, logits {tuple(ours(ids).logits.shape)}: equal")
+print(f"{tiny.n_layers * 7} linears, logits {tuple(ours(ids).logits.shape)}: equal")
 
 # %% [markdown] tags=["en"]
 """
@@ -375,10 +334,10 @@ print(f"{len(adapted)} linears, logits {tuple(ours(ids).logits.shape)}: equal")
 """
 
 # %%
+from copy import deepcopy
+
 for dtype in (torch.float32, torch.bfloat16):
-    start = deepcopy(base).to(dtype)
-    fresh = DoRALinear(start, rank=8, alpha=16)
-    off = (fresh.row_scale() - 1).abs()
+    off = (DoRALinear(deepcopy(base).to(dtype), rank=8, alpha=16).row_scale() - 1).abs()
     print(f"{dtype!s:15} m / |V| at the start: off by up to {off.max():.1e}, on average {off.mean():.1e}")
 
 # %% [markdown] tags=["en"]
@@ -417,10 +376,10 @@ for dtype in (torch.float32, torch.bfloat16):
 
 > exact (equation 6): (m / |V|) · (G − the part of G along V's own row); detached (equation 11): (m / |V|) · G
 
-So the exact gradient never points along the row, because lengthening V changes nothing: the norm divides it out. Set A to the identity, so that the gradient of B *is* that of V. Expect the assertion to hold; look at how large the part is that only the detached gradient has.
+So the exact gradient never points along the row, because lengthening V changes nothing: the norm divides it out. Expect the assertion to hold; look at how large the part is that only the detached gradient has.
 """
 
-# %% [markdown] tags=["zh", "of-331e503d"]
+# %% [markdown] tags=["zh", "of-6de23ad3"]
 """
 ## 4. 不传梯度的范数
 
@@ -428,21 +387,19 @@ So the exact gradient never points along the row, because lengthening V changes 
 
 > 精确（公式 6）：(m / |V|) · (G − G 沿 V 自己那一行方向的部分)；detach（公式 11）：(m / |V|) · G
 
-所以精确的梯度从不指向行自己的方向，因为把 V 拉长什么也不会改变：除以范数就抵消了。把 A 设成单位矩阵，这样 B 的梯度*就是* V 的梯度。预期断言成立；请看只有 detach 的梯度才有的那一部分有多大。
+所以精确的梯度从不指向行自己的方向，因为把 V 拉长什么也不会改变：除以范数就抵消了。预期断言成立；请看只有 detach 的梯度才有的那一部分有多大。
 """
 
 # %%
-small, G, grads = torch.nn.Linear(64, 48, bias=False), torch.randn(20, 48), {}  # G: (tokens, out)
-inputs, start = torch.randn(20, 64), 0.05 * torch.randn(48, 64)
-for detach in (True, False):
-    held = DoRALinear(small, rank=64, alpha=64, detach_norm=detach)
-    held.lora_A.data, held.lora_B.data = torch.eye(64), start.clone()
-    held(inputs).backward(G)
-    grads[detach] = held.lora_B.grad  # (out, in)
-rows = torch.nn.functional.normalize(held.base.weight + held.delta_weight(), dim=1)  # (out, in)
-along = (grads[True] * rows).sum(dim=1, keepdim=True) * rows
-assert torch.allclose(grads[False], grads[True] - along, atol=1e-4)
-print(f"the part along the row: {along.norm() / grads[True].norm():.0%} of the detached gradient's length")
+from labkit.theory.dora import direction_gradient
+
+inputs, at_output, update = torch.randn(20, 64), torch.randn(20, 48), 0.05 * torch.randn(48, 64)
+small = torch.nn.Linear(64, 48, bias=False)
+(held, V), (exact, _) = (direction_gradient(small, update, inputs, at_output, detach=cut) for cut in (True, False))
+rows = torch.nn.functional.normalize(V, dim=1)  # (out, in)
+along = (held * rows).sum(dim=1, keepdim=True) * rows
+assert torch.allclose(exact, held - along, atol=1e-4)
+print(f"the part along the row: {along.norm() / held.norm():.0%} of the detached gradient's length")
 
 # %% [markdown] tags=["en"]
 """
@@ -455,19 +412,15 @@ Does learning suffer? The test bench of lesson 02: learn a planted update of ran
 """
 
 # %%
-from labkit.theory.lora import LoRALinear, fit
+from labkit.theory.lora import LoRALinear
 from labkit.theory.planted import PlantedTask
 
-print("seed      LoRA   DoRA detached   DoRA exact   (squared distance left, after 200 steps of Adam)")
+print("seed    LoRA   DoRA detached   DoRA exact   (squared distance left, after 200 steps of Adam)")
+kinds = ({"make": LoRALinear}, {"make": DoRALinear}, {"make": DoRALinear, "detach_norm": False})
 for seed in (0, 1, 2):
-    task, left = PlantedTask(64, 48, rank=8, seed=seed), []
-    for make in (LoRALinear, DoRALinear, lambda *args, **options: DoRALinear(*args, **options, detach_norm=False)):
-        bench = task.layer(4, 8, seed=seed)  # the same W0 and A every time
-        tried = make(bench.base, rank=4, alpha=8)
-        tried.lora_A.data = bench.lora_A.data.clone()
-        wished = bench.base(task.inputs).detach() + task.inputs @ task.target.T
-        left.append(fit(tried, task.inputs, wished, learning_rate=0.01, steps=200)[-1])
-    print(f"{seed:4} {left[0]:9.4f} {left[1]:15.4f} {left[2]:12.4f}")
+    task = PlantedTask(64, 48, rank=8, seed=seed)
+    left = [task.train(task.layer(4, 8, seed=seed, **kind), steps=200)[-1] for kind in kinds]
+    print(f"{seed:4} {left[0]:7.4f} {left[1]:15.4f} {left[2]:12.4f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -539,7 +492,7 @@ Make the picture here. Three trainings of 24 steps from the same start and on th
 from labkit.page.training_figures import LiveRun
 from labkit.training.recipe import build_trainer, progress_callback
 from labkit.training.updates import train_only_linears
-from labkit.training.weight_changes import chosen, train_watched
+from labkit.training.weight_changes import chosen, points, train_watched
 
 
 def trainer_for(kind, share=1.0):
@@ -581,19 +534,11 @@ Now the paper's points, those of the query matrices. Look at the slopes of the t
 
 # %%
 from labkit.page.dora_figures import moves
-
-
-def of_queries(changes):
-    return {
-        step: [(change.direction, change.magnitude) for name, change in found.items() if name.endswith("q_proj")]
-        for step, found in changes.items()
-    }
-
-
 from labkit.theory.dora import correlate
 
 said = ", ".join(f"{kind} {correlate(chosen(changes, 'q_proj')).r:+.2f}" for kind, changes in moved.items())
-labkit.show(moves({kind: of_queries(changes) for kind, changes in moved.items()}), alt=f"Correlations: {said}")
+drawn = {kind: points(changes, "q_proj") for kind, changes in moved.items()}
+labkit.show(moves(drawn), alt=f"Change of magnitude by change of direction, three methods; correlations: {said}")
 print(said)
 
 # %% [markdown] tags=["en"]
@@ -606,17 +551,12 @@ The sign does not come back: here all three rise. Of course they do: a training 
 符号没有重现：这里三条都是上升的。这并不奇怪：训练会让*两个*数都离开零，把几个时刻的点放在一起，无论哪种方法都会排成一条上升的线。（论文里学习率够高，四个时刻的点几乎叠在一起。）更公平的做法是：七种线性层都算，只看最后一个时刻，长度取相对变化，因为长的行比短的行移动得远。请逐列从上往下看；括号里是 95% 区间，它假设各点相互独立，所以偏乐观。
 """
 
-
 # %%
-def shown(changes, relative):
-    found = correlate(changes, relative=relative)
-    return f"{found.r:+.2f} ({found.low:+.2f} to {found.high:+.2f}), n = {found.n:3}"
-
-
 print(f"{'':6} {'all linears, all moments':32} {'all linears, last moment':32} last moment, relative lengths")
 for kind, changes in moved.items():
     last = chosen(changes, last=True)
-    print(f"{kind:6} {shown(chosen(changes), False):32} {shown(last, False):32} {shown(last, True)}")
+    ties = correlate(chosen(changes)), correlate(last), correlate(last, relative=True)
+    print(f"{kind:6}", *(f"{tie!s:32}" for tie in ties))
 
 # %% [markdown] tags=["en"]
 """
@@ -798,8 +738,8 @@ from labkit.page.dora_figures import cost_ratios
 cost = json.loads((data_folder() / "measurements" / "dora_cost.json").read_text(encoding="utf-8"))
 print(f"{cost['model']}, rank {cost['rank']}; {cost['hardware']}; {cost['date']}")
 for row in sorted(cost["times"], key=lambda row: (row["method"], row["tokens"])):
-    spread = f"({row['low']:.2f} to {row['high']:.2f})"
-    print(f"{row['method']:14} beside {row['beside']:14} {row['tokens']:5} tokens: {row['ratio']:.2f} {spread}")
+    spread = f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    print(f"{row['method']:14} beside {row['beside']:14} {row['tokens']:5} tokens: {spread}")
 plain_dora = next(row for row in cost["times"] if row["method"] == "dora" and row["tokens"] == 512)
 labkit.show(
     cost_ratios(cost["times"]),
@@ -822,6 +762,8 @@ Now memory. Lesson 01's closed formula knows DoRA; the setting is your second gu
 """
 
 # %%
+import itertools
+
 from labkit.theory.memory import predict
 
 
@@ -830,12 +772,12 @@ def peak_gb(kind, dropout, checkpointing):
     return predict(eight, labkit.Method(kind=kind, rank=32, dropout=dropout), step).peak_allocated_bytes / 1e9
 
 
-print("peak in GB          dropout   no checkpointing   with checkpointing")
-for kind, beside in (("lora", "dora"), ("qlora", "qdora")):
-    for dropout in (0.0, 0.05):
-        pairs = [(peak_gb(kind, dropout, kept), peak_gb(beside, dropout, kept)) for kept in (False, True)]
-        shown_pairs = "   ".join(f"{one:5.1f} -> {two:5.1f}" for one, two in pairs)
-        print(f"{kind:6} -> {beside:6} {dropout:11} {shown_pairs:>32}")
+print("peak in GB        dropout   no checkpointing   with checkpointing")
+for kinds, dropout in itertools.product((("lora", "dora"), ("qlora", "qdora")), (0.0, 0.05)):
+    peaks = [peak_gb(kind, dropout, checkpointing) for checkpointing in (False, True) for kind in kinds]
+    print(
+        f"{' -> '.join(kinds):16} {dropout:8} {peaks[0]:10.1f} -> {peaks[1]:4.1f} {peaks[2]:11.1f} -> {peaks[3]:4.1f}"
+    )
 labkit.reveal("p6_2", 100 * (peak_gb("qdora", 0.05, False) / peak_gb("qlora", 0.05, False) - 1))
 
 # %% [markdown] tags=["en"]
@@ -853,16 +795,12 @@ A formula can be wrong. The dry run (`labkit dryrun`) traces the installed libra
 """
 
 # %%
-steps = {
-    "1 x 2048, no checkpointing": labkit.Step(batch=1, seq_len=2048, checkpointing=False),
-    "4 x 1024, checkpointing": labkit.Step(batch=4, seq_len=1024),
-}
-print("                                          dropout  method   dry run GB  formula GB")
-for row in (row for row in cost["dry_runs"] if row["model"] == "qwen3-8b" and row["method"] in ("qlora", "qdora")):
-    method = labkit.Method(kind=row["method"], rank=32, dropout=row["dropout"])
-    formula = predict(eight, method, steps[row["step"]]).peak_allocated_bytes
-    where = f"{row['model']}, {row['step']}"
-    print(f"{where:42} {row['dropout']:6} {row['method']:>7} {row['peak_bytes'] / 1e9:12.1f} {formula / 1e9:11.1f}")
+for row in cost["dry_runs"]:
+    if row["model"] == "qwen3-8b" and row["step"].startswith("1 x 2048"):
+        formula = peak_gb(row["method"], row["dropout"], False)
+        print(
+            f"{row['method']:6} dropout {row['dropout']:4}: dry run {row['peak_bytes'] / 1e9:5.1f} GB, formula {formula:5.1f}"
+        )
 
 # %% [markdown] tags=["en"]
 """
@@ -893,12 +831,10 @@ DoRA on a 4-bit base: W0 is dequantized, and m, A and B train in float32. Two tr
 """
 
 # %%
-quantized = adjusted(profile, kind="qdora", dropout=0.0, steps=24)
+quantized = adjusted(profile, kind="qdora", dropout=0.0)
 with quiet():
     fresh = load_base(weights, settled_method(quantized), tokenizer=tokenizer)
-    trainer = build_trainer(
-        fresh, tokenizer, quantized, rows_of(profile, "train")[: 24 * quantized.rows_per_step], "runs"
-    )
+    trainer = build_trainer(fresh, tokenizer, quantized, rows_of(profile, "train")[:32], "runs")
 lengths = [p.detach() for name, p in trainer.model.named_parameters() if "magnitude" in name]
 mean = torch.cat(lengths).mean().cpu()
 gap = torch.finfo(torch.bfloat16).eps * 2.0 ** mean.log2().floor()
