@@ -344,6 +344,29 @@ def selected_beats(results: str, first: str, second: str) -> bool:
     return difference(arms[second], arms[first]).high < 0
 
 
+@gives("labkit.theory.memory.predict")
+def extra_peak_percent(kinds: list[str], **choice: Any) -> float:
+    """How much higher the predicted peak of the second method is than that of the first, per cent."""
+    return 100 * (peak_ratio(kinds, **choice) - 1)
+
+
+@gives("data/measurements/dora_cost.json")
+def dora_time_percent(method: str, tokens: int) -> float:
+    """How much longer a step takes than without DoRA, per cent, as this book measured it on a CPU."""
+    rows = stored("dora_cost.json")["times"]
+    ratio = next(row["ratio"] for row in rows if (row["method"], row["tokens"]) == (method, tokens))
+    return 100 * (ratio - 1)
+
+
+@gives("labkit.page.duel.duel")
+def raced_gain_percent(results: str, rank: int) -> float:
+    """By how much DoRA lowers the held-out loss further than LoRA, per cent of LoRA's gain, both rates tuned."""
+    from labkit.page.duel import duel
+    from labkit.page.results import load_results
+
+    return -duel(load_results(results).where(kind=["lora", "dora"], rank=rank)).percent[0]
+
+
 @gives("")
 def quoted(value: Value) -> Value:
     """A value that somebody else published: the reading names the source."""

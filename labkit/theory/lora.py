@@ -121,12 +121,13 @@ def _refuse_other_than_linear(base: nn.Module) -> None:
         raise LabError(f"base={type(base).__name__}", rule, "dequantize it first, or let PEFT adapt it")
 
 
-def add_lora(model: nn.Module, method: Method) -> dict[str, LoRALinear]:
+def add_lora(model: nn.Module, method: Method, *, layer: type[LoRALinear] = LoRALinear) -> dict[str, LoRALinear]:
     """Replace the linears that ``method`` targets by `LoRALinear`, freeze the rest; returns name -> new layer.
 
     Args:
         model: a decoder whose linears are called ``….layers.3.….q_proj``; changed in place.
         method: rank, alpha, dropout, targets and layers (none: every layer).
+        layer: what to put in their place: `LoRALinear` or a class that is made with the same arguments.
 
     Raises:
         LabError: the model has none of the targets.
@@ -136,11 +137,11 @@ def add_lora(model: nn.Module, method: Method) -> dict[str, LoRALinear]:
     if not found:
         rule = "this model has no linear of that name in these layers"
         raise LabError(f"targets={method.targets}, layers={method.layers}", rule, "print(model) to see them")
-    settings = {"rank": method.rank, "alpha": method.alpha, "dropout": method.dropout}
+    settings = {"rank": method.rank, "alpha": method.alpha, "dropout": method.dropout, "use_rslora": method.rslora}
     adapted = {}
     for name in found:
         parent, _, own = name.rpartition(".")
-        adapted[name] = LoRALinear(model.get_submodule(name), **settings)
+        adapted[name] = layer(model.get_submodule(name), **settings)
         setattr(model.get_submodule(parent), own, adapted[name])
     return adapted
 

@@ -39,11 +39,19 @@ class PlantedTask:
         out_features, in_features = self.target.shape
         return f"learn an update of shape ({out_features}, {in_features}) and rank {self.rank}"
 
-    def layer(self, rank: int, alpha: float, *, seed: int = 0, **options: object) -> LoRALinear:
-        """A new `LoRALinear` of the task's sizes; the same seed gives the same frozen weight and the same A."""
+    def layer(
+        self, rank: int, alpha: float, *, seed: int = 0, make: type[LoRALinear] = LoRALinear, **options: object
+    ) -> LoRALinear:
+        """A new layer of the task's sizes; the same seed gives the same frozen weight and the same A.
+
+        Args:
+            rank, alpha, options: of the layer.
+            seed: draws the frozen weight and A.
+            make: `LoRALinear` or a class that is made with the same arguments.
+        """
         torch.manual_seed(seed)
         out_features, in_features = self.target.shape
-        return LoRALinear(nn.Linear(in_features, out_features, bias=False), rank=rank, alpha=alpha, **options)
+        return make(nn.Linear(in_features, out_features, bias=False), rank=rank, alpha=alpha, **options)
 
     @torch.no_grad()
     def distance(self, layer: LoRALinear) -> float:
