@@ -312,14 +312,14 @@ labkit.reveal("p5_2", best[128].at["learning_rate"] / best[2].at["learning_rate"
 
 # %% [markdown] tags=["en"]
 """
-The fair comparison tells another story: rank 128 at a tenth of the learning rate is as good as rank 16. (0.001 is the lowest rate of this grid, so the factor may be larger still.) And 64 times as many parameters bought about 0.02 nats, of the 0.55 that fine-tuning gains at all (the line above says whether that is noise).
+The fair comparison tells another story: rank 128 at a tenth of the learning rate is as good as rank 16. (0.001 is the lowest rate of this grid, so the factor may be larger still.) And 64 times as many parameters bought about 0.023 nats, of the 0.55 that fine-tuning gains at all, with an interval that holds zero: noise, at three seeds. (From rank 2 to rank 16 the gain is as small and just outside the noise: 0.002 to 0.044.)
 
 So the answer to "what happens to quality when I double r" is: at a fixed learning rate, anything; at its own, very little on this task.
 """
 
-# %% [markdown] tags=["zh", "of-a6e33866"]
+# %% [markdown] tags=["zh", "of-0094c219"]
 """
-公平的比较讲的是另一个故事：学习率降到十分之一，秩 128 就和秩 16 一样好。（0.001 是这组网格里最小的学习率，真实的倍数可能更大。）64 倍的参数换来大约 0.02 nat，而微调总共能降 0.55 nat（是不是噪声，看上面那一行）。
+公平的比较讲的是另一个故事：学习率降到十分之一，秩 128 就和秩 16 一样好。（0.001 是这组网格里最小的学习率，真实的倍数可能更大。）64 倍的参数换来大约 0.023 nat，而微调总共能降 0.55 nat；区间包含零，三个种子分不出来，是噪声。（从秩 2 到秩 16 的改善同样小，刚好超出噪声：0.002 到 0.044。）
 
 所以，“r 加倍，效果会怎样”的答案是：学习率不变时，什么都可能发生；各用各的学习率时，在这个任务上几乎不变。
 """
@@ -371,16 +371,16 @@ for rule in rules:
 """
 With alpha fixed the three curves lie on top of each other and every rank is best at 0.01: a learning rate found at rank 2 serves rank 128. *LoRA Without Regret* reports the same on models up to 8B and more. With alpha = 2r the best rate falls by a factor of ten; rsLoRA stands between. "A higher rank needs a lower learning rate" is true of the rule alpha = 2r, and of nothing else here.
 
-At their best rates the three rules reach losses within 0.03 nats of each other. No rule wins; they differ in what they do to somebody who changes r and keeps the rest.
+At their best rates all nine lines lie within 0.06 nats of each other, which is about what a grid with steps of three in the learning rate leaves open. No rule wins; they differ in what they do to somebody who changes r and keeps the rest.
 
 > **rsLoRA** was made so that high ranks go on learning (its argument is in lesson 02, section 4). In these runs that means: at rank 128 its best rate is about three times that of alpha = 2r, and a third of that of alpha fixed. Whoever switches it on at an old alpha and an old learning rate has changed the learning rate.
 """
 
-# %% [markdown] tags=["zh", "of-99f23cba"]
+# %% [markdown] tags=["zh", "of-0ea0f1f6"]
 """
 alpha 固定时，三条曲线几乎重合，每个秩都在 0.01 最好：在秩 2 上找到的学习率，秩 128 也能用。*LoRA Without Regret* 在 8B 及更大的模型上报告了同样的现象。alpha = 2r 时，最佳学习率降到十分之一；rsLoRA 介于两者之间。“秩越大，学习率要越小”，只对 alpha = 2r 这条规则成立，对这里的其他规则都不成立。
 
-各用最佳学习率时，三种规则的损失相差不超过 0.03 nat。没有哪条规则胜出；区别在于：只改 r、别的不动的人，会遇到什么。
+各用最佳学习率时，九条曲线的损失相差不超过 0.06 nat，而学习率网格的间隔是三倍，本来就有这么大的余地。没有哪条规则胜出；区别在于：只改 r、别的不动的人，会遇到什么。
 
 > **rsLoRA** 的初衷是让高秩也能继续学下去（论证见第 02 节第 4 部分）。在这些实验里，它的意思是：秩 128 时，它的最佳学习率大约是 alpha = 2r 的三倍，是 alpha 固定时的三分之一。沿用旧的 alpha 和旧的学习率、直接打开 rsLoRA，就等于改了学习率。
 """
@@ -428,12 +428,12 @@ print(f"rate x {1 / 16:g} minus alpha x {1 / 16:g}: {same} -> {same.verdict}")
 
 # %% [markdown] tags=["en"]
 """
-On the weak side the trade holds: alpha / 16 does what learning rate / 4 does, and is clearly better than learning rate / 16. On the strong side both runs break down, each seed in its own way, and nothing can be told apart. So alpha and the learning rate *are* one knob, with two scales on it. The lecture's advice, to fix alpha and tune the learning rate, is sound; tuning both is paying twice.
+On the weak side the trade holds, nearly: alpha / 16 and learning rate / 4 are 0.012 nats apart (small, but outside the noise), while learning rate / 16 is 0.18 nats worse. On the strong side both runs break down, each seed in its own way, and nothing can be told apart. So alpha and the learning rate *are* one knob, with two scales on it. The lecture's advice, to fix alpha and tune the learning rate, is sound; tuning both is paying twice.
 """
 
-# %% [markdown] tags=["zh", "of-9a3e75f7"]
+# %% [markdown] tags=["zh", "of-0d4942de"]
 """
-在偏弱的一侧，这个换算成立：alpha / 16 的效果等于学习率 / 4，明显好过学习率 / 16。在偏强的一侧，两种训练都崩了，每个种子崩法不同，什么也分不出来。所以 alpha 和学习率*确实*是同一个旋钮，只是标了两种刻度。讲义“先固定 alpha，再调学习率”的建议是对的；两个都调，等于花两份钱。
+在偏弱的一侧，这个换算大致成立：alpha / 16 与学习率 / 4 只差 0.012 nat（很小，但超出噪声），而学习率 / 16 要差 0.18 nat。在偏强的一侧，两种训练都崩了，每个种子崩法不同，什么也分不出来。所以 alpha 和学习率*确实*是同一个旋钮，只是标了两种刻度。讲义“先固定 alpha，再调学习率”的建议是对的；两个都调，等于花两份钱。
 """
 
 # %% [markdown] tags=["en"]
@@ -470,14 +470,14 @@ for first, second in (("mlp", "attention"), ("all", "attention"), ("all", "mlp")
 
 # %% [markdown] tags=["en"]
 """
-TODO
+At equal count, attention alone is 0.06 nats worse than the MLP alone and than all linears, with every learning rate tried for each, and outside the noise. The MLP alone cannot be told from all linears (0.004 nats, noise).
 
 Compare with section 4: where the adapters sit moved the loss more than 64 times as many parameters did. Biderman et al. and *LoRA Without Regret* find the same on large models; PEFT's benchmark points the same way with one seed. The lecture ranks attention first and the MLP second; nothing here supports that order.
 """
 
-# %% [markdown] tags=["zh", "of-74685458"]
+# %% [markdown] tags=["zh", "of-8441a3a6"]
 """
-TODO
+参数量相等、每个位置都试过同样的学习率，只挂注意力比只挂 MLP、比挂全部线性层都差 0.06 nat，超出噪声。只挂 MLP 与挂全部线性层分不出高下（0.004 nat，噪声）。
 
 和第 4 部分对照：适配器放在哪里，比参数量多 64 倍的影响还大。Biderman 等和 *LoRA Without Regret* 在大模型上得到同样的结果；PEFT 的基准只有一个种子，方向也一致。讲义把注意力排第一、MLP 排第二；这里没有任何证据支持这个顺序。
 """
@@ -839,8 +839,8 @@ One sentence on alpha = 2r and the learning rate, one on the expected result at 
 - A rank bounds what can be learned (the floor 1 − r/k, gone at the true rank); within a budget the learning rate decides what is learned. A table with one learning rate compares learning rates.
 - Each rank at its own best rate, three seeds: ranks 2 to 128 lie within 0.03 nats of each other on the course's task, on the tiny model.
 - alpha = 2r: the best rate fell from 0.01 to 0.001 between rank 2 and rank 128. alpha fixed: 0.01 throughout. rsLoRA: in between.
-- alpha and the learning rate are one knob: alpha / 16 did what learning rate / 4 did.
-- TODO
+- alpha and the learning rate are one knob with two scales: alpha / 16 came within 0.012 nats of learning rate / 4.
+- At equal parameter count, attention alone was 0.06 nats worse than the MLP alone or all linears, which could not be told apart.
 - Doubling the rank from 32 to 64 costs 13 % more peak memory on Qwen3-1.7B with QLoRA, from 128 to 256 half as much again.
 - Say n and the interval, pair the seeds, call noise noise.
 
@@ -857,15 +857,15 @@ One sentence on alpha = 2r and the learning rate, one on the expected result at 
 - Student, *The probable error of a mean*, Biometrika 6, 1908.
 """
 
-# %% [markdown] tags=["zh", "of-03a8e5b1"]
+# %% [markdown] tags=["zh", "of-a1f157cb"]
 """
 ## 小结
 
 - 秩限定了能学到多少（下限 1 − r/k，到真实的秩就降为零）；在给定预算内，学到多少由学习率决定。只用一个学习率的表格，比的是学习率。
 - 每个秩用自己的最佳学习率、三个种子：在 tiny 模型的课程任务上，秩 2 到 128 的差别不超过 0.03 nat。
 - alpha = 2r：从秩 2 到秩 128，最佳学习率从 0.01 降到 0.001。alpha 固定：始终是 0.01。rsLoRA 介于两者之间。
-- alpha 和学习率是同一个旋钮：alpha / 16 的效果等于学习率 / 4。
-- TODO
+- alpha 和学习率是同一个旋钮的两种刻度：alpha / 16 与学习率 / 4 只差 0.012 nat。
+- 参数量相等时，只挂注意力比只挂 MLP 或挂全部线性层差 0.06 nat；后两者分不出高下。
 - 用 QLoRA 训练 Qwen3-1.7B，秩从 32 加倍到 64，峰值显存多 13%；从 128 到 256，再多一半。
 - 报告 n 和区间，按种子配对，是噪声就说是噪声。
 
