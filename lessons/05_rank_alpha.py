@@ -411,12 +411,12 @@ for factor in (1 / 16, 1 / 4, 1, 4, 16):
 
 # %% [markdown] tags=["en"]
 """
-Both have their minimum at the same place and rise on both sides, but the learning rate acts *more strongly*. The identity says why. Once A has moved far from its first values, what counts is the product of two things that both grow with the learning rate, and of one alpha: alpha times c is then worth a learning rate times √c. Expect differences near zero now:
+Both have their minimum at the same place and rise on both sides, but the learning rate acts *more strongly*. The identity says why. Once A has moved far from its first values, what counts is the product of two things that both grow with the learning rate, and of one alpha: alpha times c is then worth a learning rate times √c. Expect the first two differences near zero now; the third compares equal factors once more:
 """
 
-# %% [markdown] tags=["zh", "of-58110fb3"]
+# %% [markdown] tags=["zh", "of-1f337d7e"]
 """
-两者的最低点在同一处，两边都上升，但学习率的作用*更强*。上面的恒等式说明了原因：一旦 A 远离初值，起作用的是两个都随学习率增长的量的乘积，再乘一个 alpha。这时 alpha 乘 c 相当于学习率乘 √c。现在预期差异接近零：
+两者的最低点在同一处，两边都上升，但学习率的作用*更强*。上面的恒等式说明了原因：一旦 A 远离初值，起作用的是两个都随学习率增长的量的乘积，再乘一个 alpha。这时 alpha 乘 c 相当于学习率乘 √c。现在预期前两个差值接近零；第三个仍按相同的倍数来比：
 """
 
 # %%
@@ -541,14 +541,39 @@ The answer to the opening question, in the units of your bill: doubling r double
 """
 ## 9. On real weights
 
-The same questions on SmolLM2-135M (`data/grids/rank_laptop.toml`: alpha = 2r, 20 steps of 4 rows), where this copy of the book has them. Move the explorer: choose the runs, what stands across, and which measure. Find a comparison for which the line under the controls says that other settings reach the best one: that is what noise looks like.
+The same questions on SmolLM2-135M (`data/grids/rank_laptop.toml`: alpha = 2r, 20 steps of 4 rows, three seeds). Before you look: will the best rank be the same in each column of this table? Then look at the last line.
 """
 
-# %% [markdown] tags=["zh", "of-f83b8693"]
+# %% [markdown] tags=["zh", "of-07ec87c5"]
 """
 ## 9. 真实权重上的结果
 
-同样的问题，放到 SmolLM2-135M 上（`data/grids/rank_laptop.toml`：alpha = 2r，20 步，每步 4 行）；这份书里有的话，就显示在下面。动手拨一拨：选哪组实验、横轴放什么、看哪个指标。找一组比较，让控件下面那行字说“另有几组设置的区间与它重叠”：噪声就是这个样子。
+同样的问题，放到 SmolLM2-135M 上（`data/grids/rank_laptop.toml`：alpha = 2r，20 步，每步 4 行，三个种子）。先想一想：这张表的每一列里，最好的秩会是同一个吗？然后看最后一行。
+"""
+
+# %%
+for part in shipped("rank_laptop"):
+    real = part.where(block="rank x learning rate")
+    print(f"{len(part)} trials, {len(part.failed)} failed; {part.provenance}\n")
+    print_rows(rows_of_table(real, down="rank", across="learning_rate"))
+    best = {cell.at["rank"]: cell for cell in real.best("rank")}
+    for rank, cell in best.items():
+        print(f"rank {rank:2}: best at {cell.at['learning_rate']:g}, held-out loss", cell.interval)
+    found = paired_difference(best[64].by_seed, best[2].by_seed)
+    print("rank 2 minus rank 64:", found, "->", found.verdict)
+
+# %% [markdown] tags=["en"]
+"""
+Three columns, three winners: at 0.0005 rank 64 is 0.47 nats better than rank 2, at 0.008 it has lost everything and rank 2 wins, and in between rank 16 is as good as rank 64. Each rank at its own rate: 2.30, 2.30 and 2.30 nats. The tables that "show" that rank 64 is far better, and those that "show" that it is unstable, can come from the same model, the same data and the same week.
+
+Now move the explorer: choose the runs, what stands across, and which measure. Find a comparison for which the line under the controls says that other settings reach the best one: that is what noise looks like. (The runs `rank_laptop: alpha` hold against `rank_laptop: rank x learning rate` what section 6 held: alpha / 4 beside learning rate / 4, at rank 16.)
+"""
+
+# %% [markdown] tags=["zh", "of-e92ace17"]
+"""
+三列，三个赢家：在 0.0005，秩 64 比秩 2 好 0.47 nat；在 0.008，秩 64 全垮了，秩 2 最好；在中间，秩 16 和秩 64 一样好。各用自己的学习率：2.30、2.30 和 2.30 nat。“证明”秩 64 好得多的表格，和“证明”秩 64 不稳定的表格，可以出自同一个模型、同一份数据、同一个星期。
+
+现在动手拨一拨：选哪组实验、横轴放什么、看哪个指标。找一组比较，让控件下面那行字说“另有几组设置的区间与它重叠”：噪声就是这个样子。（把 `rank_laptop: alpha` 和 `rank_laptop: rank x learning rate` 对照着看，就是第 6 部分的比较：秩 16 上，alpha / 4 对学习率 / 4。）
 """
 
 # %%
@@ -556,24 +581,6 @@ from labkit.page.explorers import results_explorer
 
 found = shipped("rank_tiny", "rank_laptop")
 results_explorer(*found, start="rank_tiny: alpha/r fixed")
-
-# %%
-for part in shipped("rank_laptop"):
-    for block in part.blocks:
-        rows = part.where(block=block)
-        across = "learning_rate" if "learning_rate" in rows.swept else rows.swept[-1]
-        print(f"\n{part.name}, {block} ({len(rows)} trials; {part.provenance})")
-        print_rows(rows_of_table(rows, down="rank", across=across))
-
-# %% [markdown] tags=["en"]
-"""
-If a table stands above, look for two things: whether the best rate of rank 64 lies to the left of that of rank 2, as section 4 would have it; and how much of the difference between ranks is left when each has its own rate. A cell without ± is one seed, which is a hint and not a result.
-"""
-
-# %% [markdown] tags=["zh", "of-7740d3b1"]
-"""
-如果上面有表格，请看两点：秩 64 的最佳学习率是不是像第 4 部分那样，落在秩 2 的左边；每个秩都用自己的学习率之后，秩之间的差别还剩多少。没有 ± 的格子只有一个种子，那只是线索，不是结论。
-"""
 
 # %% [markdown] tags=["en"]
 """
