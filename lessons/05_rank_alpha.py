@@ -564,14 +564,14 @@ for part in shipped("rank_laptop"):
 
 # %% [markdown] tags=["en"]
 """
-Three columns, three winners: at 0.0005 rank 64 is 0.47 nats better than rank 2, at 0.008 it has lost everything and rank 2 wins, and in between rank 16 is as good as rank 64. Each rank at its own rate: 2.30, 2.30 and 2.30 nats. The tables that "show" that rank 64 is far better, and those that "show" that it is unstable, can come from the same model, the same data and the same week.
+Three columns, three stories: at 0.0005 rank 64 is 0.47 nats better than rank 2 (0.40 to 0.54), at 0.002 it is no better than rank 16, and at 0.008 it is broken, each seed in its own way, while rank 2 has its best value. Each rank at its own rate: 2.302, 2.302 and 2.297 nats, and the differences are noise. (Rank 2 is best at the largest rate of the grid, so it may have more to give.) The tables that "show" that rank 64 is far better, and those that "show" that it is unstable, can come from the same model, the same data and the same week.
 
 Now move the explorer: choose the runs, what stands across, and which measure. Find a comparison for which the line under the controls says that other settings reach the best one: that is what noise looks like. (The runs `rank_laptop: alpha` hold against `rank_laptop: rank x learning rate` what section 6 held: alpha / 4 beside learning rate / 4, at rank 16.)
 """
 
-# %% [markdown] tags=["zh", "of-e92ace17"]
+# %% [markdown] tags=["zh", "of-215fa5d9"]
 """
-三列，三个赢家：在 0.0005，秩 64 比秩 2 好 0.47 nat；在 0.008，秩 64 全垮了，秩 2 最好；在中间，秩 16 和秩 64 一样好。各用自己的学习率：2.30、2.30 和 2.30 nat。“证明”秩 64 好得多的表格，和“证明”秩 64 不稳定的表格，可以出自同一个模型、同一份数据、同一个星期。
+三列，三个故事：在 0.0005，秩 64 比秩 2 好 0.47 nat（0.40–0.54）；在 0.002，它不比秩 16 好；在 0.008，它训练崩了，每个种子崩法不同，而秩 2 恰恰在这里最好。各用自己的学习率：2.302、2.302 和 2.297 nat，差异都是噪声。（秩 2 的最佳值落在网格里最大的学习率上，也许还有余地。）“证明”秩 64 好得多的表格，和“证明”秩 64 不稳定的表格，可以出自同一个模型、同一份数据、同一个星期。
 
 现在动手拨一拨：选哪组实验、横轴放什么、看哪个指标。找一组比较，让控件下面那行字说“另有几组设置的区间与它重叠”：噪声就是这个样子。（把 `rank_laptop: alpha` 和 `rank_laptop: rank x learning rate` 对照着看，就是第 6 部分的比较：秩 16 上，alpha / 4 对学习率 / 4。）
 """
@@ -844,7 +844,7 @@ One sentence on alpha = 2r and the learning rate, one on the expected result at 
 ## Summary
 
 - A rank bounds what can be learned (the floor 1 − r/k, gone at the true rank); within a budget the learning rate decides what is learned. A table with one learning rate compares learning rates.
-- Each rank at its own best rate, three seeds: ranks 2 to 128 lie within 0.03 nats of each other on the course's task, on the tiny model.
+- Each rank at its own best rate, three seeds: ranks 2 to 128 lie within 0.03 nats of each other on the course's task, on the tiny model; ranks 2, 16 and 64 within 0.005 on SmolLM2-135M, which is noise.
 - alpha = 2r: the best rate fell from 0.01 to 0.001 between rank 2 and rank 128. alpha fixed: 0.01 throughout. rsLoRA: in between.
 - alpha and the learning rate are one knob with two scales: alpha / 16 came within 0.012 nats of learning rate / 4.
 - At equal parameter count, attention alone was 0.06 nats worse than the MLP alone or all linears, which could not be told apart.
@@ -864,12 +864,12 @@ One sentence on alpha = 2r and the learning rate, one on the expected result at 
 - Student, *The probable error of a mean*, Biometrika 6, 1908.
 """
 
-# %% [markdown] tags=["zh", "of-a1f157cb"]
+# %% [markdown] tags=["zh", "of-121efe90"]
 """
 ## 小结
 
 - 秩限定了能学到多少（下限 1 − r/k，到真实的秩就降为零）；在给定预算内，学到多少由学习率决定。只用一个学习率的表格，比的是学习率。
-- 每个秩用自己的最佳学习率、三个种子：在 tiny 模型的课程任务上，秩 2 到 128 的差别不超过 0.03 nat。
+- 每个秩用自己的最佳学习率、三个种子：在 tiny 模型的课程任务上，秩 2 到 128 的差别不超过 0.03 nat；在 SmolLM2-135M 上，秩 2、16、64 的差别不超过 0.005，是噪声。
 - alpha = 2r：从秩 2 到秩 128，最佳学习率从 0.01 降到 0.001。alpha 固定：始终是 0.01。rsLoRA 介于两者之间。
 - alpha 和学习率是同一个旋钮的两种刻度：alpha / 16 与学习率 / 4 只差 0.012 nat。
 - 参数量相等时，只挂注意力比只挂 MLP 或挂全部线性层差 0.06 nat；后两者分不出高下。
