@@ -657,6 +657,8 @@ from scipy import stats
 
 from labkit import check
 
+print(f"t at n = 3: {stats.t.ppf(0.975, 2):.2f}; the spread of 1, 2, 3: {np.std([1, 2, 3], ddof=1)}")
+
 
 def difference(first: list[float], second: list[float]) -> tuple[float, float]:
     """Low and high end of the 95 % t interval of the mean paired difference."""
