@@ -379,6 +379,18 @@ def quoted_gain(first: float, second: float) -> float:
     return round(second - first, 2)
 
 
+@gives("labkit sweep data/grids/rank_tiny.toml")
+def attention_reaches(place: str) -> bool:
+    """Whether attention alone is as good as ``place`` at equal parameter count: each at its best learning rate, by a
+    95 % t interval of the differences over the seeds (the tiny model's runs)."""
+    from labkit.page.results import load_results
+    from labkit.theory.intervals import paired_difference
+
+    runs = load_results("rank_tiny").where(block="targets at equal count")
+    best = {cell.at["targets"]: cell.by_seed for cell in runs.best("targets")}
+    return paired_difference(best[place], best["attention"]).verdict != "higher"
+
+
 @gives("")
 def quoted_at_least(first: float, second: float) -> bool:
     """Whether the first published value is at least the second."""

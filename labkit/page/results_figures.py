@@ -42,7 +42,8 @@ def sweep_figure(
         x: a swept setting; numbers are drawn on a logarithmic axis.
         lines: another swept setting; None draws one line.
         value: see `Results.cells`.
-        top: cut the y axis here (diverged runs would squeeze the rest); what lies above is marked at the edge.
+        top: cut the y axis here (diverged runs would squeeze the rest); a mean above it is marked at the edge,
+            without its interval.
 
     Raises:
         LabError: nothing to draw.
@@ -75,7 +76,15 @@ def _panel(axis: Axes, part: Results, *, x: str, lines: str | None, value: str, 
         at = [places[cell.at[x]] * shift for cell in group]
         _line(axis, at, group, turn, label(lines, name) if lines else None, top)
     if top is not None:
-        axis.set_ylim(top=top)
+        shown = [end for cell in cells if cell.interval.mean <= top for end in _ends(cell)]
+        low = min(shown, default=top - 1)
+        axis.set_ylim(low - 0.05 * (top - low), top)
+
+
+def _ends(cell: Cell) -> tuple[float, ...]:
+    """What is drawn of a cell: its mean, and the ends of its interval if there is one."""
+    found = cell.interval
+    return (found.mean,) if found.n == 1 else (found.mean, found.low, found.high)
 
 
 def _line(axis: Axes, at: list[float], group: list[Cell], turn: int, name: str | None, top: float | None) -> None:
@@ -83,7 +92,7 @@ def _line(axis: Axes, at: list[float], group: list[Cell], turn: int, name: str |
     shown = [min(mean, top) if top else mean for mean in means]
     axis.plot(at, shown, DASHES[turn], marker=MARKS[turn], color=colour, label=name, clip_on=False, markersize=5)
     for place, cell in zip(at, group, strict=True):
-        if cell.interval.n > 1:
+        if cell.interval.n > 1 and (top is None or cell.interval.mean <= top):
             axis.vlines(place, cell.interval.low, cell.interval.high, color=colour, linewidth=1.2)
         seeds = [seed for seed in cell.by_seed.values() if top is None or seed <= top]
         axis.plot([place] * len(seeds), seeds, ".", color=colour, markersize=3, alpha=0.6)

@@ -41,21 +41,31 @@ _bases: dict[tuple, _Base] = {}  # the one base model that this process keeps
 
 @dataclass
 class _Base:
-    """A loaded model that no trial changes, and what was measured on it."""
+    """A base model that no trial changes, and what was measured on it."""
 
     weights: Weights
     tokenizer: PreTrainedTokenizerBase
-    model: PreTrainedModel
+    method: Method
     scores: dict[tuple, dict[str, Any]] = field(default_factory=dict)
+    _model: PreTrainedModel | None = None
 
-    def for_training(self, method: Method) -> PreTrainedModel:
-        """A model to train: with adapters a new module tree around the same weights, else loaded anew."""
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, loaded where it is not."""
         from labkit.training.loading import load_base
 
+        if self._model is None:
+            self._model = load_base(self.weights, self.method, tokenizer=self.tokenizer)
+        return self._model
+
+    def for_training(self, method: Method) -> PreTrainedModel:
+        """A model to train: with adapters a new module tree around the same weights, else the model, given away."""
+        model = self.model
         if not method.uses_adapters or method.kbit_prepare:
-            return load_base(self.weights, method, tokenizer=self.tokenizer)
-        shared = [*self.model.parameters(), *self.model.buffers()]
-        return copy.deepcopy(self.model, {id(tensor): tensor for tensor in shared})
+            self._model = None
+            return model
+        shared = [*model.parameters(), *model.buffers()]
+        return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
 def run_trial(trial: Trial, *, weights: Weights | None = None, rows: tuple | None = None) -> dict[str, Any]:
@@ -71,7 +81,7 @@ def run_trial(trial: Trial, *, weights: Weights | None = None, rows: tuple | Non
         ``_after`` (nats per answer token, of ``heldout_tokens`` tokens), ``constraint_rate_before`` and ``_after`` (of
         ``constraint_rows``; None where it was not asked for), ``curve`` (the training loss by step), ``tokens``
         (trained, without padding), ``seconds`` by phase (0 where the process had it already), ``peak_memory`` (see
-        `measure.peak_memory`; and ``predicted_bytes`` in closed form), ``computed_in``, ``versions``,
+        `measure.peak_memory`, of the training; and ``predicted_bytes`` in closed form), ``computed_in``, ``versions``,
         ``hardware``, ``date`` (UTC), ``error`` (None, or one line: then what is missing is None).
     """
     run = _Run(trial)
@@ -97,7 +107,8 @@ class _Run:
         with Meter() as meter:
             result = work()
         self.row["seconds"][name] = round(meter.seconds, 2)
-        self.measured = meter.peak_bytes
+        if name == "train":
+            self.row["peak_memory"] |= meter.peak_bytes
         return result
 
     def go(self, weights: Weights | None, rows: tuple | None) -> None:
@@ -162,7 +173,6 @@ class _Run:
 
     def close(self) -> None:
         """What a trainer leaves behind is full of cycles: collect it, so that the next trial finds the memory free."""
-        self.row["peak_memory"] |= getattr(self, "measured", {})
         gc.collect()
         torch = sys.modules.get("torch")
         if torch and torch.cuda.is_available():
@@ -187,16 +197,15 @@ def blank_row(trial: Trial) -> dict[str, Any]:
 
 
 def _base(weights: Weights, method: Method) -> _Base:
-    """The loaded base model for this method; another one's place is taken."""
+    """The base model for this method, loaded; another one's place is taken."""
     key = (str(weights.folder), method.quantized, method.dtype, method.double_quant and method.quantized)
     if key not in _bases:
-        from labkit.training.loading import load_base, load_tokenizer
+        from labkit.training.loading import load_tokenizer
 
         _bases.clear()
         gc.collect()
-        tokenizer = load_tokenizer(weights)
-        plain = replace(method, kbit_prepare=False)
-        _bases[key] = _Base(weights, tokenizer, load_base(weights, plain, tokenizer=tokenizer))
+        _bases[key] = _Base(weights, load_tokenizer(weights), replace(method, kbit_prepare=False))
+    _ = _bases[key].model
     return _bases[key]
 
 

@@ -1,6 +1,7 @@
 """The engines: the same sweep in this process and on a Ray cluster of two nodes, of which one is killed meanwhile."""
 
 import os
+import socket
 import time
 
 import pytest
@@ -30,15 +31,27 @@ def ray():
     return ray
 
 
+PORTS = ("dashboard_agent_listen_port", "metrics_agent_port", "metrics_export_port", "runtime_env_agent_port")
+
+
+def _node():
+    """Arguments of a node. With ports that are given, it does not wait 15 s at most for its agents to report theirs,
+    which a busy machine does not keep."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
+    ports = dict(zip(PORTS, (held.getsockname()[1] for held in sockets), strict=True))
+    for held in sockets:
+        held.close()
+    return {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 2**20, **ports}
+
+
 def _started():
     """A cluster of two nodes, or None where Ray's own limit of 30 s a node was too short (a very busy machine)."""
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 2**20}
     made = Cluster()
     try:
-        made.add_node(**node, include_dashboard=False)
-        made.add_node(**node)
+        made.add_node(**_node(), include_dashboard=False, include_log_monitor=False, no_monitor=True)
+        made.add_node(**_node())
         return made
     except Exception as error:
         made.shutdown()

@@ -3,6 +3,7 @@
 import pytest
 
 from labkit.errors import LabError
+from labkit.jsonl import read_rows
 from labkit.models.methods import TARGETS, Method
 from labkit.models.profiles import PROFILES
 from labkit.models.shapes import shape_of
@@ -173,3 +174,11 @@ def test_a_default_method_field_is_not_a_part_of_the_settings():
     unusual = Trial(profile=adjusted(PROFILES["tiny"], layers=(1,))).settings
     assert unusual["layers"] == [1]
     assert Method(kind="lora").rslora is False
+
+
+@pytest.mark.parametrize("name", ["rank_tiny", "rank_laptop"])
+def test_the_books_runs_are_those_of_its_grids_and_all_of_them(name):
+    trials = read_grid(data_folder() / "grids" / f"{name}.toml")
+    rows = read_rows(data_folder() / "results" / f"{name}.jsonl")
+    assert {row["id"] for row in rows} == {trial.id for trial in trials}
+    assert [row["error"] for row in rows if row["error"]] == []

@@ -68,7 +68,7 @@ function makeView(data) {
       const at = line.points.map(point => [place(result.ticks.findIndex(tick => tick.x === point.x)) + shift, point]);
       body += `<g style="color:var(--ink)"><polyline points="${at.map(([x, point]) => `${x},${y(point.mean)}`).join(" ")}" fill="none" stroke="${colour}" stroke-width="1.6" stroke-dasharray="${DASHES[turn % 4]}"/>`;
       for (const [x, point] of at) {
-        if (point.low !== null && point.low < high) body += `<path stroke="${colour}" d="M${x} ${y(Math.max(point.low, low))}V${y(point.high)}"/>`;
+        if (point.low !== null && point.mean <= high) body += `<path stroke="${colour}" d="M${x} ${Math.min(y(point.low), bottom)}V${y(point.high)}"/>`;
         for (const seed of point.seeds) if (seed <= high) body += `<circle cx="${x}" cy="${y(seed)}" r="1.8" fill="${colour}" opacity="0.6"/>`;
         if (point.mean > high) { cut = true; body += `<text x="${x}" y="${top - 4}" text-anchor="middle" style="fill:${colour}">▲</text>`; } else body += mark(turn, x, y(point.mean), colour);
       }
