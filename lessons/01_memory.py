@@ -660,8 +660,8 @@ The same for the pretrained model of your profile, with the method that it train
 
 # %%
 from labkit.models.profiles import settled_method
-from labkit.training.ledger import measured_peak_bytes
 from labkit.training.measure import peak_memory
+from labkit.training.real_step import measured_peak_bytes
 
 profile = labkit.current_profile()
 method, seq_len = settled_method(profile), profile.seq_len
