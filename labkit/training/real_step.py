@@ -64,47 +64,68 @@ def empty_gpu() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def measure_step(shape: ModelShape, method: Method, step: Step, *, device: str = "cuda", counters: Any = None):
-    """`measure_twin`, with the counters of ``torch.cuda`` or others that answer the same calls."""
-    counters = counters or torch.cuda
-    marks = _PhasePeaks(counters)
-    marks("load")
+def measure_step(
+    shape: ModelShape, method: Method, step: Step, *, device: str = "cuda", counters: Any = None
+) -> Measured:
+    """`measure_twin` on a device that is there, with ``torch.cuda``'s counters or others that answer the same calls.
+
+    Raises:
+        torch.OutOfMemoryError: it does not fit; a note on the error names the phase.
+    """
+    marks = _PhasePeaks(counters or torch.cuda)
+    try:
+        _two_steps(shape, method, step, device, marks)
+    except torch.OutOfMemoryError as error:
+        error.add_note(f"in the phase {marks.phase}")
+        raise
+    return marks.measured()
+
+
+def _two_steps(shape: ModelShape, method: Method, step: Step, device: str, marks: _PhasePeaks) -> None:
+    """Load, and train two steps; the first one makes optimizer states and workspaces, the second one is counted."""
+    marks.begin("load")
     with quiet():
         model = meta_model.build(shape, method, step, device=device)
         marks.settle()
         optimizer, batch = make_optimizer(model, step.optimizer), batch_of(step, device=device)
-        for count_phase in (lambda phase: None, marks):  # the first step makes states, workspaces and kernels
-            run_step(lambda: forward_pass(model, batch, method, step), optimizer, count_phase)
-    return marks.measured()
+        for mark in (marks.pass_by, marks.begin):
+            run_step(lambda: forward_pass(model, batch, method, step), optimizer, mark)
+        marks.end()
 
 
 class _PhasePeaks:
-    """Called as each phase begins, it keeps the peak of the one before."""
+    """Told as each phase begins, it keeps the peak of each phase."""
 
     def __init__(self, counters: Any) -> None:
-        self._cuda, self._phase, self._reserved = counters, "", 0
+        self._cuda, self._reserved, self._counting = counters, 0, False
         self._already = counters.memory_allocated()
-        self.phases: dict[str, int] = {}
+        self.phase, self.phases = "", {}
 
-    def __call__(self, phase: str) -> None:
-        self._close()
-        self._phase = phase
+    def pass_by(self, phase: str) -> None:
+        """A phase begins that is not to be counted."""
+        self.end()
+        self.phase = phase
+
+    def begin(self, phase: str) -> None:
+        """A phase begins; the one before is over."""
+        self.end()
+        self.phase, self._counting = phase, True
 
     def settle(self) -> None:
-        """End the phase with what is held now: loading passes through more than it leaves."""
+        """End a phase with what is held now: loading passes through more than it leaves."""
         self._cuda.reset_peak_memory_stats()
-        self._close()
+        self.end()
 
-    def _close(self) -> None:
+    def end(self) -> None:
+        """The phase is over."""
         self._cuda.synchronize()
-        if self._phase:
-            self.phases[self._phase] = self._cuda.max_memory_allocated() - self._already
+        if self._counting:
+            self.phases[self.phase] = self._cuda.max_memory_allocated() - self._already
         self._reserved = max(self._reserved, self._cuda.max_memory_reserved())
         self._cuda.reset_peak_memory_stats()
-        self._phase = ""
+        self._counting = False
 
     def measured(self) -> Measured:
-        self._close()
         free, total = self._cuda.mem_get_info()
         outside = total - free - self._cuda.memory_reserved()
         name, capability = self._cuda.get_device_name(), self._cuda.get_device_capability()

@@ -45,9 +45,10 @@ class Timeline:
     def peaks(self) -> dict[str, int]:
         """Phase -> the moment of its largest total, the first one where there are several."""
         total = self.total
-        return {phase: first + int(total[first:last].argmax()) for phase, (first, last) in self._spans().items()}
+        return {phase: first + int(total[first:last].argmax()) for phase, (first, last) in self.spans.items()}
 
-    def _spans(self) -> dict[str, tuple[int, int]]:
+    @property
+    def spans(self) -> dict[str, tuple[int, int]]:
         """First moment of each phase, and the one after its last: a phase also sees how the next one begins."""
         bounds = [self.starts[phase] for phase in PHASES] + [len(self.moments) - 1]
         return {
