@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from labkit.models.weights import Weights
 
 OnEvent = Callable[[str, dict[str, Any]], None]
-LOSS_BATCH, ANSWER_BATCH = 16, 48  # rows per forward pass of the two measurements
 
 
 def adjusted(profile: Profile, **changes: Any) -> Profile:
@@ -160,12 +159,19 @@ class _Run:
             def base() -> None:
                 self.model = load_base(weights, settled_method(self.profile), tokenizer=self.tokenizer)
 
-            if error := out_of_memory(base, self.shape, self.profile, phase="load"):
-                raise error
+            self._explaining(base, phase="load")
+
+    def _explaining(self, work: Callable[[], None], *, phase: str) -> None:
+        """Call ``work`` in a phase that leaves nothing to save if the GPU runs out of memory in it."""
+        if error := out_of_memory(work, self.shape, self.profile, phase=phase):
+            raise error
 
     def before(self) -> None:
-        with self.phase("before"):
+        def scores() -> None:
             self.scores_before, self.texts_before = self._scores()
+
+        with self.phase("before"):
+            self._explaining(scores, phase="before")
         self.tell("before", self.scores_before)
 
     def train(self, draft: Draft) -> None:
@@ -173,8 +179,9 @@ class _Run:
         from labkit.training.recipe import build_trainer, curve_point, progress_callback
 
         callback = progress_callback(self.tell, bar=self.bar)
-        with self.phase("train") as meter, quiet():
-            trainer = build_trainer(
+
+        def build() -> None:
+            self.trainer = build_trainer(
                 self.model,
                 self.tokenizer,
                 self.profile,
@@ -184,7 +191,10 @@ class _Run:
                 truncate=self.truncate,
                 callbacks=[callback],
             )
-            started = meter.seconds
+
+        with self.phase("train") as meter, quiet():
+            self._explaining(build, phase="load")
+            trainer, started = self.trainer, meter.seconds
             error = out_of_memory(trainer.train, self.shape, self.profile)
         self.model, self.peak_memory = trainer.model, meter.peak_bytes
         self.curve = [curve_point(log) for log in trainer.state.log_history if "loss" in log]
@@ -203,26 +213,29 @@ class _Run:
         draft.keep = True
 
     def after(self, draft: Draft) -> RunRecord:
+        def scores() -> None:
+            self.scores_after, self.texts_after = self._scores()
+
         try:
             with self.phase("after"):
-                scores, texts = self._scores()
+                self._explaining(scores, phase="after")
         except BaseException as error:
             self._record(None, None, error=f"{type(error).__name__}: {error}").write(draft.folder)
             raise
-        self.tell("after", scores)
-        record = self._record(scores, texts)
+        self.tell("after", self.scores_after)
+        record = self._record(self.scores_after, self.texts_after)
         record.write(draft.folder)
         return record
 
     def _scores(self) -> tuple[dict[str, Any], list[str]]:
         rows = self.heldout_rows
-        loss, tokens = evaluate.heldout_loss(self.model, self.tokenizer, rows, batch_size=LOSS_BATCH)
+        loss, tokens = evaluate.heldout_loss(self.model, self.tokenizer, rows, batch_size=evaluate.LOSS_BATCH)
         texts = evaluate.answer(
             self.model,
             self.tokenizer,
             [row.instruction for row in rows],
             max_new_tokens=self.profile.max_new_tokens,
-            batch_size=ANSWER_BATCH,
+            batch_size=evaluate.ANSWER_BATCH,
         )
         report = evaluate.follow_report(rows, texts)
         return {"heldout_loss": loss, "loss_tokens": tokens, "follow": report and asdict(report)}, texts
