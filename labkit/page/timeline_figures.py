@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOAD_SHARE = 0.05  # of a panel's width: the loaded model, before the step begins
+LOAD_SHARE = 0.1  # of a panel's width: the loaded model, before the step begins
+BAR_SHARE = 0.02  # of a panel's width: the parts at the peak, which may last for one moment only
 SHORT = {"optimizer": "opt."}  # its part of a step is narrow
 
 
@@ -32,7 +33,7 @@ class Line(Protocol):
 
 
 def component_timelines(lines: Mapping[str, Line], *, columns: int = 2) -> Figure:
-    """Allocated bytes through a step by component, in GiB, on one scale; a triangle marks the peak.
+    """Allocated bytes through a step by component, in GiB, on one scale; a triangle and a bar mark the peak.
 
     Args:
         lines: label -> timeline; sampled ones are drawn faster.
@@ -77,25 +78,31 @@ def phase_at(line: Line, moment: int) -> str:
 
 def _panel(axes: Axes, label: str, line: Line) -> None:
     x, total = _places(line), line.total / GIB
-    floor = np.zeros(len(x))
-    for name, colour, hatch in zip(COMPONENTS, PALETTE, HATCHES, strict=True):
-        top = floor + line.components[name] / GIB
-        if (top > floor).any():
-            style = {"facecolor": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.0}
-            axes.fill_between(x, floor, top, step="post", **style)
-        floor = top
     peak = int(total.argmax())
-    axes.plot(x[peak], total[peak], "v", color="#000000", markersize=6)
+    _stack(axes, line, x, peak)
+    axes.plot(x[peak], total[peak] * 1.03, "v", color="#000000", markersize=6)
     axes.set_title(f"{label}: {total[peak]:.2f} GiB in {phase_at(line, peak)}", fontsize=10)
     for phase, moment in line.starts.items():
         axes.axvline(x[moment], color="#000000", linestyle=":", linewidth=1)
         name = SHORT.get(phase, phase)
         axes.text(x[moment], 0.99, f" {name}", fontsize=8, va="top", transform=axes.get_xaxis_transform())
     axes.set_xlim(x[0], x[-1])
-    axes.margins(y=0.12)
+    axes.margins(y=0.15)
+    axes.set_ylim(bottom=0)
     axes.set_xticks([])
     axes.set_xlabel("allocations and releases, in order", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _stack(axes: Axes, line: Line, x: np.ndarray, peak: int) -> None:
+    floor, width = np.zeros(len(x)), BAR_SHARE * (x[-1] - x[0])
+    for name, colour, hatch in zip(COMPONENTS, PALETTE, HATCHES, strict=True):
+        sizes = line.components[name] / GIB
+        if sizes.any():
+            style = {"facecolor": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.0}
+            axes.fill_between(x, floor, floor + sizes, step="post", **style)
+            axes.bar(x[peak], sizes[peak], width, bottom=floor[peak], **style)
+        floor = floor + sizes
 
 
 def _places(line: Line) -> np.ndarray:
