@@ -21,7 +21,7 @@
 |---|---|
 | Time | 60 to 75 minutes to read and do; the cells take under a minute on the `tiny` profile |
 | Needs | lesson 00; no GPU |
-| GPU memory | none on `tiny` and `laptop`; on `gpu` one short measurement in section 6, 3.5 GiB by prediction |
+| GPU memory | none on `tiny` and `laptop`; on `gpu` two short measurements in section 6, 3.5 GiB by prediction |
 
 **You will be able to**
 
@@ -29,10 +29,10 @@
 2. say which of three honest conventions (8, 12 or 16 bytes a parameter) a memory figure uses;
 3. write the bill of one decoder layer's activations, and check it against what autograd really saves;
 4. find the part that nobody counts, the logits, and remove it;
-5. say what LoRA and QLoRA save, and what they do not, and predict whether a run fits a card.
+5. say what LoRA and QLoRA save, and what they do not; read a step's timeline, name its peak, and predict whether it fits a card.
 """
 
-# %% [markdown] tags=["zh", "of-5b0db21f"]
+# %% [markdown] tags=["zh", "of-0c2306f2"]
 """
 # 01 · 显存去了哪里？
 
@@ -42,7 +42,7 @@
 |---|---|
 | 时间 | 读完做完约 60–75 分钟；`tiny` 配置下所有单元格加起来不到一分钟 |
 | 需要 | 第 00 节；不需要 GPU |
-| 显存 | `tiny` 和 `laptop` 不用；`gpu` 在第 6 部分有一次很短的实测，预测 3.5 GiB |
+| 显存 | `tiny` 和 `laptop` 不用；`gpu` 在第 6 部分有两次很短的实测，预测 3.5 GiB |
 
 **学完之后，你能够**
 
@@ -50,21 +50,21 @@
 2. 看到一个显存数字，能说出它用的是三种合理口径（每个参数 8、12 或 16 字节）中的哪一种；
 3. 逐项列出一个解码层的激活值账单，并与 autograd 真正保存的字节数核对；
 4. 找出没人去数的那一部分——logits，并把它省掉；
-5. 说清 LoRA 和 QLoRA 省了什么、没省什么，并预测一次训练放不放得进某张显卡。
+5. 说清 LoRA 和 QLoRA 省了什么、没省什么；看懂一步训练的时间线，指出峰值在哪里，并预测放不放得进某张显卡。
 """
 
 # %% [markdown] tags=["en"]
 """
 The lecture's answer is: about 100 GB for full fine-tuning of the 8B model, 20 GB with LoRA, 10 GB with QLoRA. Before anything runs, two guesses of your own: the peak of one step with a single sequence of 2,048 tokens, gradient checkpointing on. Type a number in place of each `...`; this lesson comes back to them.
 
-> **What changes on `laptop` and `gpu`.** Almost nothing. Predictions are arithmetic, and what is counted by running is counted on the book's tiny model on the CPU, whatever the profile: counting bytes needs no size. Section 6 also measures one real step of the profile's own model; that takes a minute or two with `laptop`, and with `gpu` a download first (lesson 00).
+> **What changes on `laptop` and `gpu`.** Almost nothing. Predictions are arithmetic, and what is counted by running is counted on the book's tiny model on the CPU, whatever the profile: counting bytes needs no size. Section 6 also measures one real step of the profile's own model; that takes a minute or two with `laptop`, and with `gpu` a download first (lesson 00). On a GPU it then measures a second step there, of a twin with random weights, phase by phase.
 """
 
-# %% [markdown] tags=["zh", "of-975867fd"]
+# %% [markdown] tags=["zh", "of-abcae8fc"]
 """
 讲义的回答是：8B 模型全参数微调约 100 GB，LoRA 约 20 GB，QLoRA 约 10 GB。先别急着运行，自己猜两个数：只放一条长度为 2,048 的序列、打开梯度检查点（gradient checkpointing），训练一步的峰值显存是多少？把数字写在 `...` 的位置，后面会回来对答案。
 
-> **换成 `laptop` 或 `gpu` 会怎样？** 几乎不变。预测只是算术；需要实际运行来数字节的地方，不管哪种配置，都在 CPU 上用本书的小模型来数，因为数字节和模型大小无关。第 6 部分还会实测配置中那个模型的一步训练；用 `laptop` 时要一两分钟，用 `gpu` 时要先下载模型（见第 00 节）。
+> **换成 `laptop` 或 `gpu` 会怎样？** 几乎不变。预测只是算术；需要实际运行来数字节的地方，不管哪种配置，都在 CPU 上用本书的小模型来数，因为数字节和模型大小无关。第 6 部分还会实测配置中那个模型的一步训练；用 `laptop` 时要一两分钟，用 `gpu` 时要先下载模型（见第 00 节）。有 GPU 时，还会用随机权重的同款模型在上面再走一步，分阶段测量。
 """
 
 # %%
@@ -682,12 +682,12 @@ labkit.reveal("p1_4", steps["LoRA, checkpointed, fused loss"].dry_run.peak_alloc
 
 # %% [markdown] tags=["en"]
 """
-The same hill in numbers: what is held when the backward pass begins. Look at the first two rows, then at what checkpointing and the fused loss each take away.
+The same hill in numbers: what is held when the backward pass begins (a little above the bill of section 3, because the final norm and the embedding's output are in it). Look at the first two rows, then at what checkpointing and the fused loss each take away.
 """
 
-# %% [markdown] tags=["zh", "of-00ab7a63"]
+# %% [markdown] tags=["zh", "of-5f3ee971"]
 """
-同一座山的数字：反向传播开始那一刻手里拿着什么。先看前两行，再看检查点和融合损失各拿走了什么。
+同一座山的数字：反向传播开始那一刻手里拿着什么（比第 3 部分的账单略多，因为还包括最后的归一化层和嵌入层的输出）。先看前两行，再看检查点和融合损失各拿走了什么。
 """
 
 # %%
@@ -1025,7 +1025,7 @@ peak_gb = 2.65 + (adapters + inputs + 12 * four.vocab_size * tokens) / 1e9
 check("q1_2", peak_gb)
 
 # %%
-if peak_gb is not ...:
+if isinstance(peak_gb, int | float):
     asked = Step(batch=2, seq_len=1536, loss="full")
     traced_gb = trace(shape_of("qwen3-4b"), Method(kind="qlora", rank=16), asked).peak_allocated_bytes / 1e9
     print(f"dry run {traced_gb:.2f} GB; yours {peak_gb:.2f} GB, ratio {peak_gb / traced_gb:.3f}")
@@ -1140,6 +1140,7 @@ Sentence 1: the path of the gradient. Sentence 2: what stays saved along the pat
 - One decoder layer of Qwen3-1.7B keeps 112,808 bytes per token in full fine-tuning; checkpointing keeps 4,096 and pays with a second forward pass, about a third more arithmetic.
 - Logits and cross-entropy take 12 bytes per token and vocabulary entry: 3.73 GB at 2,048 tokens. A fused or chunked loss removes them.
 - LoRA removes gradients and optimizer states and *adds* activations, 35 % on Qwen3-1.7B with PEFT's defaults. Rank 32 on Qwen3-8B is 87,293,952 parameters.
+- A peak is one of three moments: the loss, the backward pass, or the optimizer. A dry run of Qwen3-1.7B with LoRA at 2,048 tokens shows the first: 15.0 GiB, 7.1 with checkpointing, 4.0 with the fused loss as well.
 - QLoRA shrinks frozen weights: 3.44 to 1.35 GB on 1.7B, 16.38 to 6.07 GB on 8B; k-bit preparation gives part of it back.
 - Say the setting (batch, length, loss, checkpointing, optimizer) and the unit (GB or GiB) with every figure.
 
@@ -1155,7 +1156,7 @@ Sentence 1: the path of the gradient. Sentence 2: what stays saved along the pat
 - PyTorch, [`torch.autograd.graph.saved_tensors_hooks`](https://docs.pytorch.org/docs/stable/autograd.html#torch.autograd.graph.saved_tensors_hooks).
 """
 
-# %% [markdown] tags=["zh", "of-4df977c5"]
+# %% [markdown] tags=["zh", "of-501b91f4"]
 """
 ## 小结
 
@@ -1163,6 +1164,7 @@ Sentence 1: the path of the gradient. Sentence 2: what stays saved along the pat
 - 全参数微调时，Qwen3-1.7B 的一个解码层每个词元保存 112,808 字节；用检查点只留 4,096 字节，代价是多算一次前向，运算量多约三分之一。
 - logits 和交叉熵每个词元、每个词表项占 12 字节：2,048 个词元就是 3.73 GB。融合或分块的损失可以省掉它。
 - LoRA 去掉了梯度和优化器状态，却*增加*了激活值：按 PEFT 默认设置，Qwen3-1.7B 多 35%。Qwen3-8B 秩 32 是 87,293,952 个参数。
+- 峰值出现在三个时刻之一：损失、反向传播或优化器。空跑 Qwen3-1.7B 的 LoRA（2,048 个词元）看到的是第一种：15.0 GiB，加上检查点 7.1 GiB，再加融合损失 4.0 GiB。
 - QLoRA 缩小冻结的权重：1.7B 从 3.44 到 1.35 GB，8B 从 16.38 到 6.07 GB；k-bit 准备又会吐回一部分。
 - 每个数字都要带上设置（批大小、长度、损失、检查点、优化器）和单位（GB 还是 GiB）。
 
