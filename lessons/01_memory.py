@@ -695,8 +695,8 @@ for label, traced in steps.items():
     held = traced.timeline.at(traced.timeline.starts["backward"])
     peak, at_peak = traced.dry_run.peak_allocated_bytes, traced.dry_run.components["logits"]
     activations = held["activations"] / small.n_layers / plain.tokens
-    print(f"{label:31} {held['activations'] / 2**30:5.2f} GiB activations ({activations:7,.0f} B a token and layer),", end=" ")
-    print(f"at the peak {at_peak / 2**30:4.2f} GiB logits, in all {peak / 2**30:5.2f}")
+    print(f"{label:31} activations {held['activations'] / 2**30:5.2f} GiB, {activations:7,.0f} B a token and layer;", end=" ")
+    print(f"peak {peak / 2**30:5.2f} GiB, of it logits {at_peak / 2**30:4.2f}")
 
 # %% [markdown] tags=["en"]
 """
@@ -796,9 +796,9 @@ And k-bit preparation: why 2.3 GiB on the 8B model? Trace it with 2 of its 36 la
 # %%
 two_layers, short = replace(large, n_layers=2), Step(seq_len=512)
 loaded = [trace(two_layers, replace(qlora, kbit_prepare=on), short).phases["load"] for on in (False, True)]
+doubled = 2 * 2 * large.vocab_size * large.hidden_size  # two matrices, 2 bytes more for each element
 print(f"2 layers: loaded {loaded[0] / 2**30:.2f} GiB, prepared {loaded[1] / 2**30:.2f} GiB", end=", ")
-print(f"difference {(loaded[1] - loaded[0]) / 2**30:.3f} GiB")
-print(f"embedding and LM head, 2 bytes more each: {2 * 2 * large.vocab_size * large.hidden_size / 2**30:.3f} GiB")
+print(f"difference {(loaded[1] - loaded[0]) / 2**30:.3f} GiB; two matrices {doubled / 2**30:.3f} GiB")
 
 # %% [markdown] tags=["en"]
 """
@@ -840,13 +840,9 @@ On a GPU one number is not enough: is it loading, the backward pass, the optimiz
 """
 
 # %%
-from labkit.training.comparison import COLUMNS, compare
+from labkit.training.comparison import compare
 
-compared = compare(shape_of(profile.model), method, at)
-print("sizes in MiB")
-for row in (COLUMNS, *compared.table()):
-    print(f"{row[0]:10}", *(f"{text:>17}" for text in row[1:-1]), "", row[-1])
-print(*compared.notes(), sep="\n")
+print(*compare(shape_of(profile.model), method, at).lines(), sep="\n")
 
 # %% [markdown] tags=["en"]
 """

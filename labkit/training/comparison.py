@@ -1,7 +1,7 @@
 """One step, three ways: closed form, dry run and a measurement, phase by phase, and what may explain what is left.
 
-``compare(shape, method, step).table()`` on a student's own machine. Without CUDA the same table says that nothing was
-measured.
+``print(*compare(shape, method, step).lines(), sep="\\n")`` on a student's own machine; without CUDA the table says that
+nothing was measured here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ MIB = 2**20
 NOT_MEASURED = "not measured here"
 EXPLAINED = 0.005  # of the measured bytes: what is left within it needs no explanation
 GEMM_4BIT_TOKENS = 1536  # up to here bitsandbytes may multiply without dequantizing the weight
-COLUMNS = ("phase", "closed form", "dry run", "ratio", "measured", "ratio", "left", "likely cause of what is left")
+COLUMNS = ("phase", "closed form", "dry run", "ratio", "measured", "ratio", "left")
+WIDTHS = (10, 12, 10, 7, 19, 7, 9)
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,16 @@ class Comparison:
     def table(self) -> list[tuple[str, ...]]:
         """The rows as texts under `COLUMNS`, sizes in MiB."""
         return [_texts(row) for row in self.rows]
+
+    def lines(self) -> list[str]:
+        """The table and what belongs to it as lines of text: `COLUMNS`, rows, likely causes, `notes`."""
+        rows = [
+            "one step, in MiB; ratios: closed form / dry run, dry run / measured",
+            _aligned(COLUMNS),
+            *map(_aligned, self.table()),
+        ]
+        causes = [f"{row.phase}: {row.cause}" for row in self.rows if row.measured_bytes is not None]
+        return [*head, *map(_aligned, self.table()), *causes, *self.notes()]
 
     def notes(self) -> list[str]:
         """What is beside the table, a line each: reserved memory, workspaces, and what is outside the allocator."""
@@ -157,11 +168,18 @@ def _cause_of_less(row: PhaseRow, method: Method, step: Step) -> str:
     return "another version of a library lets go of something earlier, or cuBLAS took smaller workspaces"
 
 
+def _aligned(texts: tuple[str, ...]) -> str:
+    cells = (
+        f"{text:<{-width}}" if width < 0 else f"{text:>{width}}" for text, width in zip(texts, WIDTHS, strict=True)
+    )
+    return " ".join(cells).rstrip()
+
+
 def _texts(row: PhaseRow) -> tuple[str, ...]:
     predicted, traced = f"{row.predicted_bytes / MIB:,.1f}", f"{row.traced_bytes / MIB:,.1f}"
     by_form = f"{row.predicted_bytes / row.traced_bytes:.3f}"
     if row.measured_bytes is None:
-        return row.phase, predicted, traced, by_form, NOT_MEASURED, "–", "–", row.cause
+        return row.phase, predicted, traced, by_form, NOT_MEASURED, "–", "–"
     measured, left = f"{row.measured_bytes / MIB:,.1f}", f"{row.left_bytes / MIB:+,.1f}"
     by_trace = f"{row.traced_bytes / row.measured_bytes:.3f}"
-    return row.phase, predicted, traced, by_form, measured, by_trace, left, row.cause
+    return row.phase, predicted, traced, by_form, measured, by_trace, left
