@@ -76,11 +76,7 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """The table and what belongs to it as lines of text: `COLUMNS`, rows, likely causes, `notes`."""
-        rows = [
-            "one step, in MiB; ratios: closed form / dry run, dry run / measured",
-            _aligned(COLUMNS),
-            *map(_aligned, self.table()),
-        ]
+        head = ["one step, in MiB; ratios: closed form / dry run, dry run / measured", _aligned(COLUMNS)]
         causes = [f"{row.phase}: {row.cause}" for row in self.rows if row.measured_bytes is not None]
         return [*head, *map(_aligned, self.table()), *causes, *self.notes()]
 
