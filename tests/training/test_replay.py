@@ -1,5 +1,6 @@
 """The replay of PyTorch's caching allocator: its constants against the installed headers, its rules against sequences
-worked out by hand from CUDACachingAllocator.cpp, its bookkeeping against invariants, its sum against a range that others saw on a T4."""
+worked out by hand from CUDACachingAllocator.cpp, its bookkeeping against invariants, its sum against what others saw on
+a T4."""
 
 import itertools
 import random
