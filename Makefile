@@ -33,13 +33,13 @@ book: setup
 
 # Cheap checks first. Nothing may reach for a model hub. The code cells of both languages are the same (a test says so),
 # so only the English solutions are executed. One thread: these matrices are tiny, and waiting threads cost more.
-CHECKED := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 LABKIT_PROFILE=tiny LABKIT_LANG=en
+CHECKED := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 LABKIT_PROFILE=tiny LABKIT_LANG=en LABKIT_RUNS=$(CURDIR)/build/runs
 
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/labkit build --check
 	$(CHECKED) $(BIN)/python -m pytest
-	rm -rf build/solutions
+	rm -rf build/solutions build/runs
 	$(BIN)/labkit build --solutions
 	$(CHECKED) $(BIN)/python -m pytest $(NBVAL) build/solutions/en

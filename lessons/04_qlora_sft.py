@@ -104,6 +104,7 @@ First the pieces of the book's recipe that this lesson takes apart. Then its run
 from dataclasses import asdict, replace
 
 from labkit.files import new_folder
+from labkit.models.places import runs_folder
 from labkit.models.profiles import PROFILES, settled_method
 from labkit.models.shapes import shape_of
 from labkit.models.weights import locate
@@ -115,13 +116,15 @@ from labkit.training.checkpoints import reload, save_trained
 from labkit.training.constraints import violations, wilson_interval
 from labkit.training.data import to_messages
 from labkit.training.evaluate import answer, evaluating, follow_report, heldout_loss, tokens_and_labels
+from labkit.training.kept import digest, identity, kept
 from labkit.training.loading import load_base, load_tokenizer, quiet
-from labkit.training.measure import Meter
 from labkit.training.merging import merge_correctly, merge_errors
 from labkit.training.recipe import build_trainer, curve_point, progress_callback, sft_config
-from labkit.training.record import RunRecord, hardware, profile_as_dict, read_record, versions
+from labkit.training.record import RunRecord, hardware, read_record, versions
+from labkit.training.resume import train_kept
 from labkit.training.run import rows_of
 
+redo = False  # True trains and measures again what the disk has already
 profile = labkit.current_profile()
 method = settled_method(profile)
 weights = locate(profile)
@@ -408,10 +411,12 @@ def measure(model):
     loss, tokens = heldout_loss(model, tokenizer, heldout_rows)
     instructions = [row.instruction for row in heldout_rows]
     texts = answer(model, tokenizer, instructions, max_new_tokens=profile.max_new_tokens)
-    return {"heldout_loss": loss, "loss_tokens": tokens}, follow_report(heldout_rows, texts), texts
+    return {"heldout_loss": loss, "loss_tokens": tokens}, texts
 
 
-before, rules_before, texts_before = measure(model)
+run_id = identity(profile, [*train_rows, *heldout_rows], seed=0)
+before, texts_before = kept("lesson04-before", run_id, lambda: measure(model), force=redo)
+rules_before = follow_report(heldout_rows, texts_before)
 print(f"held-out loss {before['heldout_loss']:.3f} nats a token over {before['loss_tokens']} tokens")
 print(f"every rule kept in {rules_before.kept} of {rules_before.rows} answers\n")
 for row, said in list(zip(heldout_rows, texts_before, strict=True))[:4]:
@@ -480,7 +485,7 @@ from trl import SFTTrainer
 with quiet():
     naive = SFTTrainer(
         model=load_base(weights, method, tokenizer=tokenizer),
-        args=sft_config(profile, "runs"),
+        args=sft_config(profile, runs_folder()),
         train_dataset=Dataset.from_list([to_messages(row) for row in train_rows[:8]]),
         processing_class=tokenizer,
         peft_config=lora_config,
@@ -518,7 +523,7 @@ The recipe's `build_trainer` casts the adapters back to float32 and then *audits
 
 # %%
 with quiet():
-    trainer = build_trainer(model, tokenizer, profile, train_rows, "runs")
+    trainer = build_trainer(model, tokenizer, profile, train_rows, runs_folder())
 trainable = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
 count = sum(parameter.numel() for parameter in trainable)
 assert count == here.trainable_params
@@ -568,19 +573,25 @@ TRL 的默认值 2e-5 是给全参数微调用的；适配器大约需要它的�
 import gc
 
 
-def short_run(rows, *, learning_rate, steps, batch=profile.batch):
-    """Train a fresh adapter on the first steps x batch x accumulation rows: (held-out loss, loss curve)."""
-    short = replace(profile, learning_rate=learning_rate, steps=steps, batch=batch)
+def train_short(short, rows):
     with quiet():
         fresh = load_base(weights, method, tokenizer=tokenizer)
-        callbacks = [progress_callback(LiveRun(steps=steps), bar=False)]
-        run = build_trainer(fresh, tokenizer, short, rows[: steps * short.rows_per_step], "runs", callbacks=callbacks)
+        callbacks = [progress_callback(LiveRun(steps=short.steps), bar=False)]
+        run = build_trainer(fresh, tokenizer, short, rows, runs_folder(), callbacks=callbacks)
         run.train()
     curve = [curve_point(log) for log in run.state.log_history if "loss" in log]
     loss, _ = heldout_loss(run.model, tokenizer, heldout_rows)
     del run, fresh
     gc.collect()
     return loss, curve
+
+
+def short_run(rows, *, learning_rate, steps, batch=profile.batch):
+    """Train a fresh adapter on the first steps x batch x accumulation rows: (held-out loss, loss curve)."""
+    short = replace(profile, learning_rate=learning_rate, steps=steps, batch=batch)
+    rows = rows[: steps * short.rows_per_step]
+    settings = identity(short, [*rows, *heldout_rows], seed=0)
+    return kept("lesson04-short", settings, lambda: train_short(short, rows), force=redo)
 
 
 # %% [markdown] tags=["en"]
@@ -618,16 +629,20 @@ labkit.show(fig, alt=f"Training loss of three runs of {short_steps} steps; the l
 
 The profile's whole run. `train()` is called here and not hidden; the bar moves with every optimizer step. Each point of the small curve is the loss of one batch, so it jumps: look at its trend.
 
+A checkpoint is written about a dozen times (weights, optimizer, random numbers), with checksums. If the runtime dies or you restart the kernel, run the notebook again from the top: what is finished comes back from the disk within seconds, what is not goes on after the last good checkpoint, and the output says which. `redo = True` in the first cell trains again.
+
 What it costs is printed below. Tokens a second count prompts too, padding not. With CUDA, the peak is comparable with section 3's prediction. Without, there is only the largest resident memory of the whole Python process, libraries included: another quantity, under another name.
 """
 
-# %% [markdown] tags=["zh", "of-3899a171"]
+# %% [markdown] tags=["zh", "of-205fa8ee"]
 """
 “训练损失越低，回答就越好”刚刚被推翻：反复看一个批次的那次，训练损失最低，面对新指令却不如它上面那一次，它只是把几条答案背下来了。而 2e-5 看上去像是“QLoRA 不管用”，其实是适配器几乎没动。
 
 ## 8. 训练
 
 现在跑完整的训练。`train()` 就在这里调用，没有藏起来；进度条随每一步优化前进。小图上每个点只是一个批次的损失，所以会上下跳动：请看整体趋势。
+
+训练途中大约写十几次检查点（权重、优化器状态、随机数状态），带校验和。运行环境断了，或者你重启了内核，从头再运行一遍即可：已完成的部分几秒内从磁盘取回，没完成的从最后一个完好的检查点接着训练，输出里会说明是哪一种。把第一个单元格里的 `redo` 改成 `True`，就会重新训练。
 
 代价打印在下面。每秒词元数包括提示，不包括填充。有 CUDA 时，实测峰值可以和第 3 部分的预测直接比较。没有 CUDA 时，只能得到整个 Python 进程的最大常驻内存（包括各种库）：那是另一个量，名字也不同。
 """
@@ -640,12 +655,13 @@ from transformers import set_seed
 started = datetime.now(UTC).isoformat(timespec="seconds")
 trainer.add_callback(progress_callback(LiveRun(steps=profile.steps), bar=False))
 set_seed(0)
-with Meter() as meter, quiet():
-    trainer.train()
+folder = runs_folder() / f"lesson04-{digest(run_id)}"
+with quiet():
+    used = train_kept(trainer, folder / "checkpoints", run_id, force=redo)
 curve = [curve_point(log) for log in trainer.state.log_history if "loss" in log]
-tokens_per_s = meter.tokens_per_s(curve[-1]["tokens"])
-print(f"{meter.seconds:.1f} s for {profile.steps} steps, {curve[-1]['tokens']:,} tokens, {tokens_per_s:,.0f} tokens/s")
-for name, n_bytes in meter.peak_bytes.items():
+tokens_per_s = curve[-1]["tokens"] / used.seconds
+print(f"{used.seconds:.1f} s for {profile.steps} steps, {curve[-1]['tokens']:,} tokens, {tokens_per_s:,.0f} tokens/s")
+for name, n_bytes in used.peak_memory.items():
     print(f"{name:28} {n_bytes / 2**20:10.1f} MiB")
 print(f"{'predicted for the tensors':28} {here.peak_allocated_bytes / 2**20:10.1f} MiB")
 
@@ -670,7 +686,8 @@ def print_scores(name, loss, rules):
     print(f"({rules['low']:.0%} to {rules['high']:.0%} at 95 %)")
 
 
-after, rules_after, texts_after = measure(trainer.model)
+after, texts_after = kept("lesson04-after", run_id, lambda: measure(trainer.model), force=redo)
+rules_after = follow_report(heldout_rows, texts_after)
 print_scores("before", before["heldout_loss"], asdict(rules_before))
 print_scores("after", after["heldout_loss"], asdict(rules_after))
 ends = [(0, before["heldout_loss"]), (profile.steps, after["heldout_loss"])]
@@ -795,26 +812,30 @@ A run leaves the adapter, a **run record** (settings, versions, hardware, second
 """
 
 # %%
-from pathlib import Path
+import shutil
 
 record = RunRecord(
-    settings={"profile": profile_as_dict(replace(profile, method=method)), "seed": 0, "source": weights.source},
+    settings=run_id | {"source": weights.source},
     versions=versions(),
     hardware=hardware(),
     date=started,
-    seconds={"train": round(meter.seconds, 2)},
+    seconds={"train": used.seconds},
     trained_tokens=curve[-1]["tokens"],
     tokens_per_s=round(tokens_per_s, 1),
-    peak_memory=meter.peak_bytes,
+    peak_memory=used.peak_memory,
     curve=curve,
     before=before | {"follow": asdict(rules_before)},
     after=after | {"follow": asdict(rules_after)},
     samples=samples,
+    resumed=used.resumed,
 )
-out = Path("runs") / f"lesson04-{datetime.now():%Y%m%d-%H%M%S}"
-with new_folder(out) as folder:
-    save_trained(trainer.model, profile, folder)
-    record.write(folder)
+out = folder / "run"
+if redo:
+    shutil.rmtree(out, ignore_errors=True)
+if not out.exists():  # else the kernel was restarted, and it holds these very results
+    with new_folder(out) as made:
+        save_trained(trainer.model, profile, made)
+        record.write(made)
 print(*(f"{path.stat().st_size:>10,} bytes  {path.name}" for path in sorted(out.rglob("*.*"))), sep="\n")
 
 # %% [markdown] tags=["en"]
@@ -885,12 +906,13 @@ for way, loss in losses.items():
 ```
 labkit sft --profile laptop --out runs/laptop
 labkit sft --profile gpu --rank 16 --learning-rate 1e-4 --out runs/rank16
+labkit sft --profile laptop --out runs/laptop --resume
 ```
 
-It compares the predicted peak with the GPU's free memory before it loads anything and, where that is too little, stops with the cheapest changes that would make it fit (`--force` goes on all the same). If the GPU runs out of memory while training, it explains which part was how large by prediction and keeps what was trained so far; it keeps the adapter too if the measuring afterwards fails. `--json` prints the record.
+The last line continues a run that was broken off (and starts it where there is none): it ends with the same adapter, byte for byte on a CPU, as a run in one go. `labkit sft` compares the predicted peak with the GPU's free memory before it loads anything and, where that is too little, stops with the cheapest changes that would make it fit (`--force` goes on all the same). If the GPU runs out of memory while training, it explains which part was how large by prediction and keeps what was trained so far; it keeps the adapter too if the measuring afterwards fails. `--json` prints the record.
 """
 
-# %% [markdown] tags=["zh", "of-016c4b3c"]
+# %% [markdown] tags=["zh", "of-b27b3131"]
 """
 ## 11. 不用 notebook
 
@@ -899,9 +921,10 @@ It compares the predicted peak with the GPU's free memory before it loads anythi
 ```
 labkit sft --profile laptop --out runs/laptop
 labkit sft --profile gpu --rank 16 --learning-rate 1e-4 --out runs/rank16
+labkit sft --profile laptop --out runs/laptop --resume
 ```
 
-它会在加载之前先比较预测峰值和 GPU 的空闲显存；不够时就停下来，列出代价最小、改了就放得下的办法（加 `--force` 可以照样运行）。训练中途显存溢出时，它会说明预测中各部分有多大，并保住已经训练的部分；训练后的测量失败时，也会保住适配器。加上 `--json` 就打印记录。
+最后一行接着做中断的训练（没有中断的训练时就从头开始）；在 CPU 上，得到的适配器与一口气训练完的逐字节相同。`labkit sft` 会在加载之前先比较预测峰值和 GPU 的空闲显存；不够时就停下来，列出代价最小、改了就放得下的办法（加 `--force` 可以照样运行）。训练中途显存溢出时，它会说明预测中各部分有多大，并保住已经训练的部分；训练后的测量失败时，也会保住适配器。加上 `--json` 就打印记录。
 """
 
 # %% [markdown] tags=["en"]

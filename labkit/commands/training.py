@@ -7,12 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.console import JsonFlag, ProfileFlag, err, gib, out, print_json, print_table
+from labkit.console import JsonFlag, ProfileFlag, err, escape, gib, out, print_json, print_table
 
 
 def sft(
-    folder: Annotated[Path, typer.Option("--out", help="Folder for adapter, record and samples; must be new.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for adapter, record and samples; default: the durable disk's runs/PROFILE."),
+    ] = None,
     profile: ProfileFlag = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder, or start it.")] = False,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank; alpha keeps its ratio to it unless given.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Numerator of the scale alpha/rank.")] = None,
@@ -26,14 +30,17 @@ def sft(
     as_json: JsonFlag = False,
 ) -> None:
     """Fine-tune the profile's model (lesson 04's run without a notebook) and write a run record."""
+    from labkit.models.places import runs_folder
     from labkit.models.profiles import current_profile
     from labkit.training.run import run_sft
 
     asked = {"steps": steps, "rank": rank, "alpha": alpha, "batch": batch, "accumulation": accumulation}
     asked |= {"seq_len": seq_len, "learning_rate": learning_rate, "data": data}
     changes = {name: value for name, value in asked.items() if value is not None}
-    say = (lambda *_: None) if as_json else _say_event
-    record = run_sft(current_profile(profile), folder, seed=seed, force=force, on_event=say, bar=not as_json, **changes)
+    chosen = current_profile(profile)
+    folder = folder or runs_folder() / chosen.name
+    options = {"seed": seed, "resume": resume, "force": force, "bar": not as_json}
+    record = run_sft(chosen, folder, on_event=_say_event, **options, **changes)
     if as_json:
         print_json(record.as_dict())
         return
@@ -47,6 +54,8 @@ def sft(
 def _say_event(kind: str, event: dict[str, Any]) -> None:
     if kind == "phase":
         err.print(f"{event['name']} …")
+    if kind == "note":
+        err.print(escape(event["text"]), soft_wrap=True)
 
 
 def _before_after(before: dict[str, Any], after: dict[str, Any] | None) -> list[tuple[str, str, str]]:

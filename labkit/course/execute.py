@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -55,8 +56,12 @@ def run_notebook(path: Path, *, lang: str, profile: str, html: Path | None = Non
         profile: the value of ``LABKIT_PROFILE`` for the kernel.
         html: folder for the exported page, or None.
     """
-    notebook = nbformat.read(path, as_version=4)
-    env = os.environ | {"LABKIT_PROFILE": profile, "LABKIT_LANG": lang}
+    with tempfile.TemporaryDirectory(prefix="labkit-runs-") as runs:  # nothing of an earlier execution is used again
+        return _run(path, {"LABKIT_PROFILE": profile, "LABKIT_LANG": lang, "LABKIT_RUNS": runs}, html=html)
+
+
+def _run(path: Path, settings: dict[str, str], *, html: Path | None) -> Result:
+    notebook, lang = nbformat.read(path, as_version=4), settings["LABKIT_LANG"]
     client = NotebookClient(
         notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     )
@@ -64,7 +69,7 @@ def run_notebook(path: Path, *, lang: str, profile: str, html: Path | None = Non
     started, error = time.monotonic(), None
     try:
         with watch:
-            client.execute(env=env)
+            client.execute(env=os.environ | settings)
     except CellExecutionError as failure:
         error = str(failure).strip()
     error = error or _hidden_error(notebook)

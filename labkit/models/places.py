@@ -7,6 +7,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from labkit.paths import PACKAGE
+
 AUTODL_DISK = Path("/root/autodl-tmp")  # AutoDL's data disk: 50 GB or more, kept when the machine is shut down
 COLAB_DISK = Path("/content")  # lost with the runtime
 COLAB_DRIVE = COLAB_DISK / "drive" / "MyDrive"  # kept, where the student mounted it
@@ -34,6 +36,22 @@ def cache_root() -> Path:
     if place() == "colab":
         return (COLAB_DRIVE if COLAB_DRIVE.is_dir() else COLAB_DISK) / "labkit"
     return Path.home() / ".cache" / "labkit"
+
+
+def runs_folder() -> Path:
+    """Where runs and their checkpoints go: ``LABKIT_RUNS``, else the most durable disk of this machine.
+
+    That is the data disk on AutoDL, Google Drive on Colab where it is mounted, and elsewhere ``runs/`` in the book's
+    checkout (without one: in the current folder). The folder need not exist yet.
+    """
+    if chosen := os.environ.get("LABKIT_RUNS", "").strip():
+        return Path(chosen).expanduser()
+    if AUTODL_DISK.is_dir():
+        return AUTODL_DISK / "labkit" / "runs"
+    if place() == "colab" and COLAB_DRIVE.is_dir():
+        return COLAB_DRIVE / "labkit" / "runs"
+    root = PACKAGE.parent
+    return (root if (root / "lessons").is_dir() else Path.cwd()) / "runs"
 
 
 def set_cache_environment() -> dict[str, str]:

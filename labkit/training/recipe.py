@@ -50,7 +50,7 @@ def sft_config(
 
     Args:
         profile: model, sizes, learning rate and method.
-        out_dir: TRL demands one; nothing is written there (no checkpoints, no reports).
+        out_dir: TRL demands one; nothing is written there (for checkpoints see `labkit.training.resume`).
         seed: seeds the adapter's init, the dropout and the order of rows.
         device: ``cpu`` or ``cuda:0``; None chooses as `loading.default_device`.
         checkpointing: recompute activations in the backward pass; None means on a GPU, where memory is what is scarce.
@@ -184,13 +184,16 @@ def progress_callback(
 
     class Progress(TrainerCallback):
         def on_train_begin(self, args, state, control, **_):
-            self.bar = tqdm(total=state.max_steps, desc="training", unit="step", disable=not bar, dynamic_ncols=True)
+            done = state.global_step  # of a run that is continued
+            self.bar = tqdm(
+                initial=done, total=state.max_steps, desc="training", unit="step", disable=not bar, dynamic_ncols=True
+            )
 
         def on_log(self, args, state, control, logs=None, **_):
             if logs and "loss" in logs:
                 self.bar.update(state.global_step - self.bar.n)
                 self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
-                if on_event:
+                if on_event is not None:
                     on_event("step", curve_point({**logs, "step": state.global_step}))
 
         def on_train_end(self, args, state, control, **_):

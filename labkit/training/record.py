@@ -40,6 +40,7 @@ class RunRecord:
         before, after: ``heldout_loss`` in nats per answer token, ``loss_tokens``, and ``follow`` (see
             `evaluate.FollowReport`; None without rules); ``after`` is None if that evaluation failed.
         samples: instruction, reference, before, after, and the rules that each broke.
+        resumed: the steps after which the run was continued from a checkpoint; empty if it ran in one go.
         error: why ``after`` is missing, if it is.
     """
 
@@ -55,6 +56,7 @@ class RunRecord:
     before: dict[str, Any]
     after: dict[str, Any] | None
     samples: list[dict[str, Any]]
+    resumed: list[int] = field(default_factory=list)
     error: str | None = None
     schema: int = field(default=SCHEMA)
 

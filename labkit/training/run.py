@@ -2,7 +2,8 @@
 
 Nothing half-written is taken for a run: everything is made in a folder beside ``out`` and moved there in one rename. A
 trained adapter is never lost: if the measurement after training fails, or the GPU runs out of memory after some steps,
-what was trained is kept and the record says why.
+what was trained is kept and the record says why. Checkpoints are kept beside ``out`` meanwhile, so that a run that was
+killed can be continued (see `labkit.training.resume`).
 """
 
 from __future__ import annotations
@@ -25,11 +26,17 @@ from labkit.training.checkpoints import located, save_trained, saved_bytes
 from labkit.training.constraints import violations
 from labkit.training.data import PUBLIC_SETS, Example, load
 from labkit.training.draft import Draft, draft_folder
+from labkit.training.kept import identity
 from labkit.training.measure import Meter
-from labkit.training.record import RunRecord, hardware, profile_as_dict, versions
+from labkit.training.record import RECORD_FILE, RunRecord, hardware, read_record, versions
+from labkit.training.resume import State, differences, finish, state_folder, unfinished
 from labkit.training.room import free_cuda_memory, out_of_memory, refuse_small_gpu
+from labkit.training.saves import disk_bytes
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from trl import SFTTrainer
+
     from labkit.models.weights import Weights
 
 OnEvent = Callable[[str, dict[str, Any]], None]
@@ -74,6 +81,7 @@ def run_sft(
     out: Path | str,
     *,
     seed: int = 0,
+    resume: bool = False,
     force: bool = False,
     truncate: bool = False,
     weights: Weights | None = None,
@@ -88,30 +96,62 @@ def run_sft(
 
     Args:
         profile: a profile or its name.
-        out: a folder that does not exist yet, or is empty.
+        out: a folder that does not exist yet, or is empty; with ``resume`` it may hold the finished run already.
         seed: the same seed on the same machine gives the same curve.
+        resume: continue the run that was going on there, return the record if it is finished, start it otherwise.
         force: train even where the GPU is too small by prediction.
         truncate: cut rows longer than ``seq_len`` tokens instead of refusing them.
         weights: the base model's files; None finds or downloads the profile's.
         rows: training and held-out examples; None loads the profile's.
-        on_event: called with ``"phase"`` {name}, ``"step"`` {step, loss, ...}, ``"before"`` and ``"after"`` {...}.
+        on_event: called with ``"phase"`` {name}, ``"step"`` {step, loss, ...}, ``"before"`` and ``"after"`` {...}, and
+            ``"note"`` {text}: what is reused and what was damaged (printed without ``on_event``).
         bar: show a progress bar on standard error while training.
         changes: see `adjusted`.
 
     Raises:
-        LabError: bad input, an unusable ``out``, rows that are too long, a GPU that is too small by prediction.
+        LabError: bad input, an unusable ``out``, rows that are too long, a GPU that is too small by prediction; a run
+            that goes on in ``out`` already, or was begun there with other settings.
     """
     profile = adjusted(profile_of(profile) if isinstance(profile, str) else profile, **changes)
     limit_threads(profile)
-    run = _Run(profile=profile, seed=seed, truncate=truncate, bar=bar, tell=on_event or (lambda *_: None))
-    shape = shape_of(str(weights.folder) if weights else profile.model)
-    with draft_folder(out, needed_bytes=saved_bytes(shape, profile)) as draft:
-        run.check(shape, force=force)
-        run.train_rows, run.heldout_rows = rows or (rows_of(profile, "train"), rows_of(profile, "heldout"))
-        run.load(weights or located(profile))
-        run.before()
-        run.train(draft)
-        return run.after(draft)
+    run = _Run(
+        profile=profile, seed=seed, truncate=truncate, bar=bar, tell=_print_notes if on_event is None else on_event
+    )
+    shape, out = shape_of(str(weights.folder) if weights else profile.model), Path(out)
+    run.check(shape, force=force)
+    run.train_rows, run.heldout_rows = rows or (rows_of(profile, "train"), rows_of(profile, "heldout"))
+    with unfinished(state_folder(out), run.identity(), resume=resume, say=run.say) as state:
+        if resume and (record := _finished(out, run)):
+            finish(state)
+            return record
+        needed = saved_bytes(shape, profile) + disk_bytes(shape, profile)
+        with draft_folder(out, needed_bytes=needed, replace=resume and _broken_off(out)) as draft:
+            run.load(weights or located(profile))
+            run.before(state)
+            run.train(draft, state)
+            record = run.after(draft)
+        finish(state)
+        return record
+
+
+def _finished(out: Path, run: _Run) -> RunRecord | None:
+    """The record of the finished run in ``out``, if there is one.
+
+    Raises:
+        LabError: it had other settings.
+    """
+    if not (out / RECORD_FILE).is_file() or (record := read_record(out)).error:
+        return None
+    asked = {name: value for name, value in run.identity().items() if name in record.settings}
+    if changes := differences({name: record.settings[name] for name in asked}, asked):
+        rule = f"the finished run there has other settings: {'; '.join(changes)}"
+        raise LabError(str(out), rule, "name another folder")
+    run.say(f"{out} is finished already (begun {record.date}): its record is used again")
+    return record
+
+
+def _broken_off(out: Path) -> bool:
+    return (out / RECORD_FILE).is_file() and bool(read_record(out).error)
 
 
 @dataclass(kw_only=True)
@@ -138,6 +178,13 @@ class _Run:
             yield meter
         self.seconds[name] = round(meter.seconds, 2)
 
+    def say(self, text: str) -> None:
+        self.tell("note", {"text": text})
+
+    def identity(self) -> dict[str, Any]:
+        rows = [*self.train_rows, *self.heldout_rows]
+        return identity(self.profile, rows, seed=self.seed, truncate=self.truncate)
+
     def check(self, shape: ModelShape, *, force: bool) -> None:
         from labkit.training.loading import capability_of, check_method, default_device
 
@@ -156,51 +203,55 @@ class _Run:
             seq_len = self.profile.seq_len
             self.cut = refuse_long_rows(self.train_rows, self.tokenizer, seq_len=seq_len, truncate=self.truncate)
 
-            def base() -> None:
-                self.model = load_base(weights, settled_method(self.profile), tokenizer=self.tokenizer)
+            def base() -> PreTrainedModel:
+                return load_base(weights, settled_method(self.profile), tokenizer=self.tokenizer)
 
-            self._explaining(base, phase="load")
+            self.model = self._explaining(base, phase="load")
 
-    def _explaining(self, work: Callable[[], None], *, phase: str) -> None:
-        """Call ``work`` in a phase that leaves nothing to save if the GPU runs out of memory in it."""
-        if error := out_of_memory(work, self.shape, self.profile, phase=phase):
+    def _explaining(self, work: Callable[[], Any], *, phase: str) -> Any:
+        """What ``work`` returns, in a phase that leaves nothing to save if the GPU runs out of memory in it."""
+        done: list[Any] = []
+        if error := out_of_memory(lambda: done.append(work()), self.shape, self.profile, phase=phase):
             raise error
+        return done[0]
 
-    def before(self) -> None:
-        def scores() -> None:
-            self.scores_before, self.texts_before = self._scores()
-
-        with self.phase("before"):
-            self._explaining(scores, phase="before")
+    def before(self, state: State) -> None:
+        if kept := state.kept("before"):
+            self.say("the measurement before training is taken from disk")
+        else:
+            with self.phase("before"):
+                scores, texts = self._explaining(self._scores, phase="before")
+            kept = state.keep("before", {"scores": scores, "texts": texts, "seconds": self.seconds["before"]})
+        self.seconds["before"] = kept["seconds"]
+        self.scores_before, self.texts_before = kept["scores"], kept["texts"]
         self.tell("before", self.scores_before)
 
-    def train(self, draft: Draft) -> None:
+    def train(self, draft: Draft, state: State) -> None:
         from labkit.training.loading import quiet
         from labkit.training.recipe import build_trainer, curve_point, progress_callback
 
-        callback = progress_callback(self.tell, bar=self.bar)
-
-        def build() -> None:
-            self.trainer = build_trainer(
+        def build() -> SFTTrainer:
+            return build_trainer(
                 self.model,
                 self.tokenizer,
                 self.profile,
                 self.train_rows,
-                draft.folder,
+                state.folder,
                 seed=self.seed,
                 truncate=self.truncate,
-                callbacks=[callback],
+                callbacks=[progress_callback(self.tell, bar=self.bar)],
             )
 
         with self.phase("train") as meter, quiet():
-            self._explaining(build, phase="load")
-            trainer, started = self.trainer, meter.seconds
-            error = out_of_memory(trainer.train, self.shape, self.profile)
-        self.model, self.peak_memory = trainer.model, meter.peak_bytes
+            trainer = self._explaining(build, phase="load")
+            built = meter.seconds
+            error = out_of_memory(lambda: state.train(trainer), self.shape, self.profile)
+        self.model, self.used = trainer.model, state.used
+        self.seconds["train"] = round(built + self.used.seconds, 2)
         self.curve = [curve_point(log) for log in trainer.state.log_history if "loss" in log]
         if error and not self.curve:
             raise error  # not one step was done: there is nothing to keep
-        self.tokens_per_s = self.curve[-1]["tokens"] / (meter.seconds - started)
+        self.tokens_per_s = self.curve[-1]["tokens"] / self.used.seconds
         self._save(draft)
         if error:
             self._record(None, None, error=str(error)).write(draft.folder)
@@ -213,17 +264,14 @@ class _Run:
         draft.keep = True
 
     def after(self, draft: Draft) -> RunRecord:
-        def scores() -> None:
-            self.scores_after, self.texts_after = self._scores()
-
         try:
             with self.phase("after"):
-                self._explaining(scores, phase="after")
+                scores, texts = self._explaining(self._scores, phase="after")
         except BaseException as error:
             self._record(None, None, error=f"{type(error).__name__}: {error}").write(draft.folder)
             raise
-        self.tell("after", self.scores_after)
-        record = self._record(self.scores_after, self.texts_after)
+        self.tell("after", scores)
+        record = self._record(scores, texts)
         record.write(draft.folder)
         return record
 
@@ -250,23 +298,27 @@ class _Run:
             seconds=self.seconds,
             trained_tokens=self.curve[-1]["tokens"],
             tokens_per_s=round(self.tokens_per_s, 2),
-            peak_memory=self.peak_memory,
+            peak_memory=self.used.peak_memory,
             curve=self.curve,
             before=self.scores_before,
             after=scores,
             samples=_samples(self.heldout_rows, self.texts_before, texts),
+            resumed=self.used.resumed,
             error=error,
         )
 
     def _settings(self) -> dict[str, Any]:
-        return {
-            "profile": profile_as_dict(replace(self.profile, method=settled_method(self.profile))),
-            "seed": self.seed,
+        return self.identity() | {
             "source": self.weights.source,
             "train_rows": len(self.train_rows),
             "heldout_rows": len(self.heldout_rows),
             "truncated_rows": self.cut,
         }
+
+
+def _print_notes(kind: str, event: dict[str, Any]) -> None:
+    if kind == "note":
+        print(event["text"])
 
 
 def _samples(rows: Sequence[Example], before: Sequence[str], after: Sequence[str] | None) -> list[dict[str, Any]]:

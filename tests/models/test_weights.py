@@ -562,6 +562,24 @@ def test_the_cache_is_where_the_machine_keeps_things(monkeypatch, tmp_path):
     assert places.cache_root() == Path.home() / "models"
 
 
+def test_runs_go_where_they_outlast_the_machine(monkeypatch, tmp_path):
+    monkeypatch.delenv("LABKIT_RUNS", raising=False)
+    assert places.runs_folder() == places.PACKAGE.parent / "runs"
+    monkeypatch.setattr(places, "PACKAGE", tmp_path / "site-packages" / "labkit")
+    monkeypatch.chdir(tmp_path)
+    assert places.runs_folder() == tmp_path / "runs"
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab_20260819")
+    assert places.runs_folder() == tmp_path / "runs"  # Drive is not mounted
+    monkeypatch.setattr(places, "COLAB_DRIVE", tmp_path)
+    assert places.runs_folder() == tmp_path / "labkit" / "runs"
+    disk = tmp_path / "autodl-tmp"
+    disk.mkdir()
+    monkeypatch.setattr(places, "AUTODL_DISK", disk)
+    assert places.runs_folder() == disk / "labkit" / "runs"
+    monkeypatch.setenv("LABKIT_RUNS", "~/results")
+    assert places.runs_folder() == Path.home() / "results"
+
+
 def test_caches_go_to_the_data_disk_unless_the_student_chose(monkeypatch, tmp_path):
     for name in ("HF_HOME", "MODELSCOPE_CACHE"):
         monkeypatch.delenv(name, raising=False)
