@@ -25,7 +25,7 @@ from labkit.models.methods import Method, Step
 from labkit.models.shapes import ModelShape, shape_of
 from labkit.paths import checkout
 from labkit.theory.memory import PHASES
-from labkit.training.comparison import NOT_MEASURED, compared
+from labkit.training.comparison import NOT_MEASURED, compared, ran_out
 from labkit.training.dryrun import trace_step
 from labkit.training.real_step import Measured, measure_twin
 from labkit.training.record import hardware, provenance
@@ -74,7 +74,7 @@ def _measured(setting: Setting) -> tuple[Measured | None, str | None]:
     try:
         measured = measure_twin(setting.shape, setting.method, setting.step)
     except torch.OutOfMemoryError as error:  # its traceback holds tensors: it must not outlive this function
-        return None, ", ".join(["out of memory", *getattr(error, "__notes__", [])])
+        return None, ran_out(error)
     return measured, None if measured else NOT_MEASURED
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
+from labkit.errors import LabError
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import ModelShape
 from labkit.theory.memory import PHASES, predict
@@ -107,11 +110,22 @@ def compare(shape: ModelShape, method: Method, step: Step) -> Comparison:
     """Predict, trace and, where there is a CUDA GPU, measure one step of a random twin of the model.
 
     Raises:
-        LabError: what `labkit.theory.memory.predict` refuses.
-        torch.OutOfMemoryError: the twin does not fit the GPU.
+        LabError: what `labkit.theory.memory.predict` refuses; the twin does not fit the GPU.
     """
     traced = trace_step(shape, method, step)
-    return compared(traced, measure_twin(shape, method, step))
+    try:
+        measured = measure_twin(shape, method, step)
+    except torch.OutOfMemoryError as error:
+        needs = traced.dry_run.peak_allocated_bytes / MIB
+        rule = f"{ran_out(error)}; the dry run needs {needs:,.0f} MiB, and context, workspaces and gaps come on top"
+        fix = "`labkit memory --gpu GIB` with these settings says what would make it fit"
+        raise LabError(f"{shape.name}, {method.kind}, {step.batch} x {step.seq_len} tokens", rule, fix) from None
+    return compared(traced, measured)
+
+
+def ran_out(error: torch.OutOfMemoryError) -> str:
+    """An error of `measure_twin` in words, with the phase that it happened in."""
+    return ", ".join(["out of memory", *getattr(error, "__notes__", [])])
 
 
 def compared(traced: TracedStep, measured: Measured | None) -> Comparison:

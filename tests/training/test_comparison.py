@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
+from labkit.errors import LabError
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import ModelShape
 from labkit.theory.memory import PHASES, predict
+from labkit.training import comparison
 from labkit.training.comparison import COLUMNS, NOT_MEASURED, PhaseRow, compare, compared, likely_cause
 from labkit.training.dryrun import trace_step
 from labkit.training.real_step import Measured
@@ -68,6 +71,18 @@ def test_more_in_one_phase_is_left_there_with_a_cause(traced):
     assert "second copy" in rows["load"].cause
     assert rows["forward"].cause == "nothing left to explain"
     assert compared(traced, measurement(traced, backward=3)).as_dict()["phases"][2]["left_bytes"] == 3 * MIB
+
+
+def test_a_twin_that_does_not_fit_is_explained(monkeypatch):
+    def run_out(*_):
+        error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        error.add_note("in the phase backward")
+        raise error
+
+    monkeypatch.setattr(comparison, "measure_twin", run_out)
+    with pytest.raises(LabError, match="in the phase backward; the dry run needs 7 MiB.*labkit memory --gpu") as caught:
+        compare(SMALL, LORA, STEP)
+    assert caught.value.__suppress_context__  # torch's traceback would hold the tensors
 
 
 @pytest.mark.parametrize(
