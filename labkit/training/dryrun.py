@@ -165,4 +165,5 @@ def _chunked_loss(model, batch: dict, method: Method) -> torch.Tensor:
 
     chunks = zip(hidden.split(CHUNK_TOKENS), wanted.split(CHUNK_TOKENS), strict=True)
     del hidden
-    return sum(checkpoint(chunk_loss, *chunk, **meta_model.recomputing(method)) for chunk in chunks) / wanted.numel()
+    again = meta_model.recomputing(method, device=wanted.device.type)
+    return sum(checkpoint(chunk_loss, *chunk, **again) for chunk in chunks) / wanted.numel()

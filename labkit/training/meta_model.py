@@ -46,7 +46,7 @@ def build(shape: ModelShape, method: Method, step: Step, *, device: str = "meta"
     if method.uses_adapters:
         model = add_adapters(model, method)
         cast_adapters(model, method)
-    return checkpointed(model, **recomputing(method)) if step.checkpointing else model
+    return checkpointed(model, **recomputing(method, device=device)) if step.checkpointing else model
 
 
 def quantize(model: PreTrainedModel, method: Method, *, device: str = "meta") -> None:
@@ -129,12 +129,13 @@ def cast_adapters(model: torch.nn.Module, method: Method) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def recomputing(method: Method) -> dict:
-    """Options of ``torch.utils.checkpoint`` for this method."""
+def recomputing(method: Method, *, device: str) -> dict:
+    """Options of ``torch.utils.checkpoint`` for this method; on a real device it restores autocast by itself."""
+    lowered = autocast(method) and device == "meta"
 
     @contextmanager
     def again() -> Iterator[None]:
-        with Recomputation(), MetaAutocast() if autocast(method) else nullcontext():
+        with Recomputation(), MetaAutocast() if lowered else nullcontext():
             yield
 
     return {"use_reentrant": False, "context_fn": lambda: (nullcontext(), again())}
