@@ -682,21 +682,21 @@ labkit.reveal("p1_4", steps["LoRA, checkpointed, fused loss"].dry_run.peak_alloc
 
 # %% [markdown] tags=["en"]
 """
-The same hill in numbers: what is held when the backward pass begins (a little above the bill of section 3, because the final norm and the embedding's output are in it). Look at the first two rows, then at what checkpointing and the fused loss each take away.
+The same hill in numbers: what is held when the backward pass begins, in GiB and in bytes per token and layer (a little above the bill of section 3, because the final norm and the embedding's output are in it). Look at the first two rows, then at what checkpointing and the fused loss each take away.
 """
 
-# %% [markdown] tags=["zh", "of-5f3ee971"]
+# %% [markdown] tags=["zh", "of-b82826c9"]
 """
-同一座山的数字：反向传播开始那一刻手里拿着什么（比第 3 部分的账单略多，因为还包括最后的归一化层和嵌入层的输出）。先看前两行，再看检查点和融合损失各拿走了什么。
+同一座山的数字：反向传播开始那一刻手里拿着什么，以 GiB 计，以及每个词元每层的字节数（比第 3 部分的账单略多，因为还包括最后的归一化层和嵌入层的输出）。先看前两行，再看检查点和融合损失各拿走了什么。
 """
 
 # %%
+print(f"{'':31} activations   bytes a token   peak, GiB   of it logits")
 for label, traced in steps.items():
-    held = traced.timeline.at(traced.timeline.starts["backward"])
-    peak, at_peak = traced.dry_run.peak_allocated_bytes, traced.dry_run.components["logits"]
-    activations = held["activations"] / small.n_layers / plain.tokens
-    print(f"{label:31} activations {held['activations'] / 2**30:5.2f} GiB, {activations:7,.0f} B a token and layer;", end=" ")
-    print(f"peak {peak / 2**30:5.2f} GiB, of it logits {at_peak / 2**30:4.2f}")
+    held = traced.timeline.at(traced.timeline.starts["backward"])["activations"]
+    each, found = held / small.n_layers / plain.tokens, traced.dry_run
+    sizes = f"{held / 2**30:11.2f} {each:15,.0f} {found.peak_allocated_bytes / 2**30:11.2f}"
+    print(f"{label:31} {sizes} {found.components['logits'] / 2**30:14.2f}")
 
 # %% [markdown] tags=["en"]
 """

@@ -52,6 +52,7 @@ def component_timelines(lines: Mapping[str, Line], *, columns: int = 2) -> Figur
     panels = fig.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for axes, (label, line) in zip(panels, lines.items(), strict=False):
         _panel(axes, label, line)
+    panels[0].set_ylim(0, 1.15 * max(line.total.max() for line in lines.values()) / GIB)  # shared by all
     for axes in panels[len(lines) :]:
         axes.set_visible(False)
     for axes in panels[::columns]:
@@ -87,8 +88,6 @@ def _panel(axes: Axes, label: str, line: Line) -> None:
         name = SHORT.get(phase, phase)
         axes.text(x[moment], 0.99, f" {name}", fontsize=8, va="top", transform=axes.get_xaxis_transform())
     axes.set_xlim(x[0], x[-1])
-    axes.margins(y=0.15)
-    axes.set_ylim(bottom=0)
     axes.set_xticks([])
     axes.set_xlabel("allocations and releases, in order", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
