@@ -12,13 +12,14 @@ ANY_PYTHON = $(shell command -v python3 || command -v python3.11 || command -v p
 BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 
-.PHONY: help setup lab book test
+.PHONY: help setup lab book test oldest
 
 help:
 	@echo "make setup   install everything into .venv, once"
 	@echo "make lab     setup, then JupyterLab on lesson 00"
 	@echo "make book    setup, then execute the whole book and export it to build/book"
 	@echo "make test    setup, then all checks"
+	@echo "make oldest  setup, then lessons 00-03 and the libraries' signatures with the oldest supported versions"
 
 setup:
 	@test -n "$(ANY_PYTHON)" || { echo "setup: error: no Python found. Fix: install Python 3.11, 3.12 or 3.13."; exit 1; }
@@ -43,3 +44,14 @@ test: setup
 	rm -rf build/solutions build/runs
 	$(BIN)/labkit build --solutions
 	$(CHECKED) $(BIN)/python -m pytest $(NBVAL) build/solutions/en
+
+# The same lessons on Colab's notebook stack and the floors of pyproject.toml, put before the packages of .venv.
+OLDEST := build/oldest
+EARLY = $(patsubst lessons/%.py,build/solutions/en/%.ipynb,$(wildcard lessons/0[0-3]_*.py))
+
+oldest: setup
+	$(BIN)/python scripts/oldest_env.py $(OLDEST)
+	rm -rf build/solutions build/runs
+	$(BIN)/labkit build --solutions --lang en
+	$(CHECKED) PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest tests/test_api_calls.py
+	$(CHECKED) PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest $(NBVAL) $(EARLY)

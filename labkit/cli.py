@@ -6,11 +6,13 @@ import typer
 
 from labkit.commands.book import build, doctor, lab, lecture, run
 from labkit.commands.memory import dryrun, memory
+from labkit.commands.spectrum import snr
+from labkit.commands.sweep import sweep
 from labkit.commands.training import sft
 from labkit.console import err, escape
 from labkit.errors import LabError
 
-COMMANDS = (doctor, lab, build, run, memory, dryrun, lecture, sft)  # in the order of --help
+COMMANDS = (doctor, lab, build, run, memory, dryrun, lecture, sft, sweep, snr)  # in the order of --help
 
 app = typer.Typer(
     help="The lab book on parameter-efficient fine-tuning, from the command line.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labkit.errors import LabError
 from labkit.models.profiles import PROFILES
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def read_flags(
     rank: Annotated[int, typer.Option(help="Rank of the adapters.")] = GPU.method.rank,
     targets: Annotated[str, typer.Option(help="all, or linears separated by commas.")] = "all",
     layers: Annotated[str, typer.Option(help="Selected layers, e.g. 0,3,24-27 (spectrum needs some).")] = "",
+    modules: Annotated[str, typer.Option(help="Selected linears, e.g. 3.up_proj,4.q_proj.")] = "",
     batch: Annotated[int, typer.Option(help="Sequences per forward pass.")] = GPU.batch,
     seq_len: Annotated[int, typer.Option(help="Tokens per sequence.")] = GPU.seq_len,
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
@@ -54,14 +56,18 @@ def read_flags(
     Raises:
         LabError: a value outside its range, or a model that is not known.
     """
-    from labkit.models.methods import Method, Step, parse_layers, parse_targets
+    from labkit.models.methods import Method, Step, parse_layers, parse_modules, parse_targets
     from labkit.models.shapes import shape_of
 
+    if modules and (layers or targets != "all"):
+        rule = "modules say which linears of which layers, so targets and layers have no say"
+        raise LabError(f"modules={modules!r}", rule, "give modules, or targets and layers")
     chosen = Method(
         kind=method,
         rank=rank,
         targets=parse_targets(targets),
         layers=parse_layers(layers),
+        modules=parse_modules(modules),
         dtype=dtype,
         adapter_dtype=adapter_dtype,
         double_quant=double_quant,

@@ -235,7 +235,7 @@ def install_book(venv: Venv, torch: str) -> None:
     """labkit with JupyterLab and the tools, never touching torch; then the laptop profile's weights."""
     constraints = VENV / "labkit-constraints.txt"
     constraints.write_text(f"torch=={torch}\n", encoding="utf-8")
-    failure = venv.pip("labkit, JupyterLab, tools", "-e", ".[lab,dev]", "-c", str(constraints))
+    failure = venv.pip("labkit, JupyterLab, tools", "-e", ".[lab,dev,ray]", "-c", str(constraints))
     if failure:
         raise SetupError(f"labkit: {failure}")
     here = venv.inspect()

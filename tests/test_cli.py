@@ -74,6 +74,14 @@ def test_dryrun_shows_prediction_and_trace_side_by_side():
         assert text in done.stdout
 
 
+def test_modules_are_a_flag_and_leave_no_say_to_targets():
+    words = ["memory", "--model", "smollm2-135m", "--method", "spectrum", "--modules", "3.up_proj,4.q_proj", "--json"]
+    found = json.loads(CliRunner().invoke(app, words).stdout)
+    assert found["trainable_params"] == 576 * 1536 + 576 * 576
+    for clash in (["--targets", "q_proj"], ["--layers", "0"]):
+        assert isinstance(CliRunner().invoke(app, [*words, *clash]).exception, LabError)
+
+
 def test_both_commands_have_the_same_flags():
     memory, dryrun = (
         invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout for command in ("memory", "dryrun")

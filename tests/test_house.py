@@ -10,6 +10,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from scripts import setup_env
 
@@ -55,6 +56,17 @@ def test_every_dependency_has_a_floor_or_a_pin():
         assert {spec.operator for spec in requirement.specifier} & {">=", "=="}, requirement
 
 
+def test_the_oldest_environment_stands_on_the_floors():
+    lines = [line.partition("#")[0].strip() for line in read("scripts/oldest.txt").splitlines()]
+    pins = {pin.name.lower(): pin.specifier for pin in map(Requirement, filter(None, lines))}
+    floors = {r.name.lower(): next(iter(r.specifier)) for r in requirements() if r.specifier}
+    for name in ("transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "matplotlib"):
+        (pin,) = pins[name]
+        assert floors[name].operator == ">=" and pin.version.startswith(floors[name].version), name
+    for name in pins.keys() & floors.keys():
+        assert all(Version(floors[name].version) <= Version(pin.version) for pin in pins[name]), name
+
+
 def test_no_dependency_is_named_twice():
     names = [requirement.name.lower().replace("_", "-") for requirement in requirements()]
     assert len(names) == len(set(names))
@@ -70,7 +82,7 @@ def test_conda_installs_this_folder_with_every_extra():
     name, extras = re.fullmatch(r"-e (\S+?)\[(.+)\]", editable).groups()
     assert name == "."
     assert set(extras.split(",")) == set(EXTRAS)
-    assert "[lab,dev]" in read("scripts/setup_env.py")
+    assert "[lab,dev,ray]" in read("scripts/setup_env.py")
 
 
 def test_conda_contradicts_no_floor():
@@ -99,17 +111,17 @@ def test_setup_knows_the_floors_of_pyproject():
 
 
 def test_make_has_its_targets_and_they_are_phony():
-    assert make_targets() == {"help", "setup", "lab", "book", "test"}
+    assert make_targets() == {"help", "setup", "lab", "book", "test", "oldest"}
     phony = re.search(r"^\.PHONY: (.+)$", read("Makefile"), flags=re.M)
     assert set(phony[1].split()) == make_targets()
 
 
-@pytest.mark.parametrize("target", ["lab", "book", "test"])
+@pytest.mark.parametrize("target", ["lab", "book", "test", "oldest"])
 def test_everything_sets_up_first(target):
     assert re.search(rf"^{target}: setup$", read("Makefile"), flags=re.M)
 
 
-@pytest.mark.parametrize("target", ["help", "setup", "lab", "book", "test"])
+@pytest.mark.parametrize("target", ["help", "setup", "lab", "book", "test", "oldest"])
 def test_make_can_read_its_targets(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

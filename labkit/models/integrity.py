@@ -120,7 +120,7 @@ def _shard_names(folder: Path, found: dict[str, str]) -> list[str]:
 def _shard_params(path: Path, found: dict[str, str]) -> int:
     """Parameters in one safetensors file, from its header; a reason in ``found`` if header and length disagree."""
     try:
-        header, data_bytes = _header(path)
+        header, data_bytes = safetensors_header(path)
         tensors = [entry for name, entry in header.items() if name != "__metadata__"]
         ends = [entry["data_offsets"][1] for entry in tensors]
         names = [name for name in header if name != "__metadata__" and not name.endswith("inv_freq")]  # not a parameter
@@ -136,7 +136,7 @@ def _shard_params(path: Path, found: dict[str, str]) -> int:
     return 0
 
 
-def _header(path: Path) -> tuple[dict, int]:
+def safetensors_header(path: Path) -> tuple[dict, int]:
     """The JSON header of a safetensors file (8 bytes of length, then JSON) and the bytes that follow it."""
     with path.open("rb") as file:
         (n_bytes,) = struct.unpack("<Q", file.read(8))

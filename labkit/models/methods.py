@@ -6,7 +6,7 @@ A number such as the rank enters once, here, and travels down unchanged to the t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labkit.errors import LabError
 
@@ -27,14 +27,18 @@ class Method:
     Args:
         kind: ``full`` (every parameter trains), ``lora`` (Hu et al. 2021), ``qlora`` (LoRA on an NF4 base, Dettmers et
             al. 2023), ``dora`` (Liu et al. 2024), ``qdora`` (DoRA on an NF4 base), or ``spectrum`` (every parameter of
-            the selected layers trains, the rest is frozen; Hartford et al. 2024).
+            the selected layers or modules trains, the rest is frozen; Hartford et al. 2024).
         rank: r of the adapter matrices, at least 1.
         alpha: numerator of the scale alpha/r, above 0; None means twice the rank. It is settled when the object is
             made, so ``dataclasses.replace(method, rank=...)`` keeps alpha, not alpha/r.
+        rslora: divide alpha by sqrt(r) instead of r (Kalajdzievski 2023, 2312.03732).
         dropout: share of the adapter's input that is dropped, in [0, 1).
         targets: the linears of a decoder layer that get an adapter; kept in the order of `TARGETS`.
-        layers: indices of the selected decoder layers. ``spectrum`` needs at least one; adapters with none go into
-            every layer; ``full`` takes none.
+        layers: indices of the selected decoder layers. ``spectrum`` needs at least one, or ``modules``; adapters with
+            none go into every layer; ``full`` takes none.
+        modules: single linears of single layers, like ``"3.up_proj"``, instead of ``targets`` and ``layers``, which are
+            then settled to what occurs in them. ``spectrum`` trains these weights (and their biases) and nothing else;
+            adapters go into these linears only. In the order of layers.
         dtype: element type of the base weights that are not quantized.
         adapter_dtype: ``float32`` or ``bfloat16`` adapters, or ``autocast`` (float32 adapters under bf16 autocast).
         double_quant: quantize NF4's absmax constants once more.
@@ -48,9 +52,11 @@ class Method:
     kind: str
     rank: int = 32
     alpha: float | None = None
+    rslora: bool = False
     dropout: float = 0.05
     targets: tuple[str, ...] = TARGETS
     layers: tuple[int, ...] = ()
+    modules: tuple[str, ...] = ()
     dtype: str = "bfloat16"
     adapter_dtype: str = "float32"
     double_quant: bool = True
@@ -62,6 +68,11 @@ class Method:
         _at_least("rank", self.rank, 1)
         _settle(self, "alpha", 2 * self.rank if self.alpha is None else _positive("alpha", self.alpha))
         _share("dropout", self.dropout)
+        _settle(self, "modules", _modules(self.modules, self.kind))
+        if self.modules:
+            parts = [module_parts(module) for module in self.modules]
+            _settle(self, "targets", tuple({name for _, name in parts}))
+            _settle(self, "layers", tuple({layer for layer, _ in parts}))
         _settle(self, "targets", _targets(self.targets))
         _settle(self, "layers", _layers(self.layers, self.kind))
         _one_of("dtype", self.dtype, tuple(DTYPE_BYTES))
@@ -73,8 +84,8 @@ class Method:
 
     @property
     def scale(self) -> float:
-        """alpha / rank: the factor of the adapter's output."""
-        return self.alpha / self.rank
+        """alpha / rank, or with ``rslora`` alpha / sqrt(rank): the factor of the adapter's output."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @property
     def quantized(self) -> bool:
@@ -85,6 +96,13 @@ class Method:
     def uses_adapters(self) -> bool:
         """Whether low-rank adapters train (and the base is frozen)."""
         return self.kind in ("lora", "qlora", "dora", "qdora")
+
+    def at(self, layer: int) -> Method | None:
+        """The method as one decoder layer has it, with the targets of that layer; None where nothing of it trains."""
+        if not self.modules:
+            return self if not self.layers or layer in self.layers else None
+        own = tuple(module for module in self.modules if module_parts(module)[0] == layer)
+        return replace(self, modules=own) if own else None
 
     @property
     def uses_magnitude(self) -> bool:
@@ -149,6 +167,37 @@ def parse_targets(text: str) -> tuple[str, ...]:
     return _targets(tuple(name.strip() for name in text.split(",") if name.strip()))
 
 
+def parse_modules(text: str) -> tuple[str, ...]:
+    """``"3.up_proj,4.q_proj"`` as a tuple; an empty text as ``()``.
+
+    Raises:
+        LabError: see `module_parts`.
+    """
+    modules = tuple(part.strip() for part in text.split(",") if part.strip())
+    for module in modules:
+        module_parts(module)
+    return modules
+
+
+def module_parts(module: str) -> tuple[int, str]:
+    """``"3.up_proj"`` as ``(3, "up_proj")``.
+
+    Raises:
+        LabError: it is not written like that.
+    """
+    layer, _, name = module.partition(".") if isinstance(module, str) else ("", "", "")
+    if not layer.isdecimal() or name not in TARGETS:
+        rule = "a module is a layer number and a linear"
+        raise LabError(f"module={module!r}", rule, "write it like 3.up_proj")
+    return int(layer), name
+
+
+def module_place(module: str) -> tuple[int, int]:
+    """What modules are sorted by: layer, then the order of `TARGETS`."""
+    layer, name = module_parts(module)
+    return layer, TARGETS.index(name)
+
+
 def parse_layers(text: str) -> tuple[int, ...]:
     """``"0,3,10-12"`` as ``(0, 3, 10, 11, 12)``; an empty text as ``()``.
 
@@ -209,12 +258,25 @@ def _targets(targets: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in TARGETS if name in targets)
 
 
+def _modules(modules: tuple[str, ...], kind: str) -> tuple[str, ...]:
+    given = f"modules={modules!r}"
+    if isinstance(modules, str):
+        raise LabError(given, "modules are given as a tuple", 'write ("3.up_proj",)')
+    if kind == "full" and modules:
+        raise LabError(given, "full fine-tuning trains every module", "use spectrum, or leave modules out")
+    if len(set(modules)) < len(modules):
+        raise LabError(given, "a module is named twice", "name each module once")
+    return tuple(sorted(modules, key=module_place))
+
+
 def _layers(layers: tuple[int, ...], kind: str) -> tuple[int, ...]:
     given = f"layers={layers!r}"
     if kind == "full" and layers:
         raise LabError(given, "full fine-tuning trains every layer", "use spectrum, or leave layers out")
     if kind == "spectrum" and not layers:
-        raise LabError(given, "spectrum trains selected layers and none is selected", "name some, e.g. layers 24-27")
+        raise LabError(
+            given, "spectrum trains selected layers or modules and none is selected", "name some, e.g. layers 24-27"
+        )
     if not all(_is_int(layer) and layer >= 0 for layer in layers):
         raise LabError(given, "a layer is a whole number counted from 0", "try layers 24-27")
     if len(set(layers)) < len(layers):

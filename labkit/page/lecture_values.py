@@ -334,6 +334,16 @@ def dora_extra_percent() -> float:
     return 100 * (dora.trainable_params / lora.trainable_params - 1)
 
 
+@gives("labkit.page.arms.difference")
+def selected_beats(results: str, first: str, second: str) -> bool:
+    """Whether one arm of a stored sweep has a lower held-out loss than another, clear of the noise between trials."""
+    from labkit.jsonl import read_rows
+    from labkit.page.arms import arms_of, difference
+
+    arms = {arm.name: arm for arm in arms_of(read_rows(data_folder() / "results" / f"{results}.jsonl"))}
+    return difference(arms[second], arms[first]).high < 0
+
+
 @gives("")
 def quoted(value: Value) -> Value:
     """A value that somebody else published: the reading names the source."""

@@ -55,6 +55,11 @@ def shares_input(method: Method) -> bool:
     return method.dropout == 0 and same_type and (method.quantized or not autocast(method))
 
 
+def trained_linears(method: Method) -> tuple[str, ...]:
+    """The linears whose weights train in a layer that trains: all seven, or the selected modules'."""
+    return method.targets if method.modules else TARGETS
+
+
 def norm_bytes(shape: ModelShape, method: Method, *, trains: bool) -> int:
     """Bytes per token of the RMSNorms: 2 * 4h for the float32 input, 8 for two rsqrt; Qwen3 adds 4(q + k) + rsqrt.
 
@@ -152,10 +157,11 @@ def layer_bytes(shape: ModelShape, method: Method, step: Step, *, trains: bool, 
         trains: its own weights train (full, or a selected layer of spectrum).
         adapted: it carries adapters.
     """
-    keeps_output = trains or (adapted and shares_input(method) and "o_proj" in method.targets)
-    per_token = norm_bytes(shape, method, trains=trains) + mlp_bytes(shape, method)
+    needs_output = "o_proj" in (trained_linears(method) if trains else method.targets)
+    keeps_output = needs_output and (trains or (adapted and shares_input(method)))
+    per_token = norm_bytes(shape, method, trains=trains and not method.modules) + mlp_bytes(shape, method)
     if trains:
-        per_token += input_bytes(shape, method, tuple(shape.linears()))
+        per_token += input_bytes(shape, method, trained_linears(method))
     if adapted:
         per_token += adapter_bytes(shape, method)
     whole = attention_bytes(shape, method, step, keeps_output=keeps_output)
@@ -167,7 +173,9 @@ def mlp_half_bytes(shape: ModelShape, method: Method, step: Step, *, trains: boo
     mlp = tuple(name for name in method.targets if name in GATE_UP or name == "down_proj")
     per_token = mlp_bytes(shape, method) + 4 * shape.hidden_size
     if trains:
-        per_token += element_bytes(method) * (2 * shape.hidden_size + shape.intermediate_size)
+        norm = 0 if method.modules else element_bytes(method) * shape.hidden_size
+        own = tuple(name for name in trained_linears(method) if name in GATE_UP or name == "down_proj")
+        per_token += norm + input_bytes(shape, method, own)
     if adapted and mlp:
         per_token += adapter_bytes(shape, replace(method, targets=mlp))
     return step.tokens * per_token
@@ -178,7 +186,8 @@ def output_half_bytes(shape: ModelShape, method: Method, step: Step, *, trains: 
     if adapted and "o_proj" in method.targets:
         shared = element_bytes(method) * shape.q_size if shares_input(method) else 0
         return step.tokens * (shared + adapter_bytes(shape, replace(method, targets=("o_proj",))))
-    return step.tokens * element_bytes(method) * shape.q_size if trains else 0
+    needed = trains and "o_proj" in trained_linears(method)
+    return step.tokens * element_bytes(method) * shape.q_size if needed else 0
 
 
 def dora_own_bytes(shape: ModelShape, method: Method, step: Step, name: str) -> int:
@@ -216,8 +225,10 @@ def before_first_gradient_bytes(shape: ModelShape, method: Method, step: Step) -
     """
     if method.kind == "full":  # the embedding trains, so its output needs a gradient
         return 0
+    if method.modules:
+        method = method.at(min(method.layers))
     if method.kind == "spectrum":
-        return step.tokens * 4 * shape.hidden_size
+        return _before_first_adapter(shape, method, step) if method.modules else step.tokens * 4 * shape.hidden_size
     return _first_dropout(shape, method, step) + _before_first_adapter(shape, method, step)
 
 
@@ -233,14 +244,42 @@ def _first_dropout(shape: ModelShape, method: Method, step: Step) -> int:
 
 
 def _before_first_adapter(shape: ModelShape, method: Method, step: Step) -> int:
-    if QKV & set(method.targets):
-        return step.tokens * 4 * shape.hidden_size
+    if early := QKV & set(method.targets):
+        return step.tokens * 4 * shape.hidden_size + _without_scores(shape, method, step, early)
     norms, half = norm_bytes(shape, method, trains=False), 4 * shape.hidden_size + 4
     attention = attention_bytes(shape, method, step, keeps_output=False)
     if "o_proj" in method.targets:
         return attention + step.tokens * (norms - half)
-    mlp = 0 if GATE_UP & set(method.targets) else mlp_bytes(shape, method)
+    # The product of silu(gate) and up keeps each factor for the other's gradient; silu keeps its input for its own.
+    unkept = {frozenset(): 3, frozenset({"gate_proj"}): 1, frozenset({"up_proj"}): 2}
+    wide = unkept.get(frozenset(GATE_UP & set(method.targets)), 0)
+    mlp = wide * element_bytes(method) * shape.intermediate_size
     return attention + step.tokens * (norms + mlp)
+
+
+def _without_scores(shape: ModelShape, method: Method, step: Step, early: set[str]) -> int:
+    """Bytes of the first trained layer's attention that only queries or keys with a gradient would keep.
+
+    Their own norms (Qwen3); and, if only v_proj trains, eager attention's softmax and its factors: of the scores the
+    16-bit copy stays, which the values' gradient needs. Flash kernels keep all or nothing.
+    """
+    widths = {"q_proj": (shape.q_size, shape.n_heads), "k_proj": (shape.kv_size, shape.n_kv_heads)}
+    idle = [widths[name] for name in widths if name not in early and shape.qk_norm]
+    unkept = step.tokens * 4 * sum(width + heads for width, heads in idle)
+    if step.attention == "eager" and early == {"v_proj"}:
+        e = compute_bytes(method)
+        softmax = 4 if e == 4 else 4 + e
+        unkept += shape.n_heads * step.batch * step.seq_len**2 * (softmax - e) + 3 * step.tokens * e * shape.q_size
+    return unkept
+
+
+def kept_in_layer(shape: ModelShape, method: Method, step: Step, layer: int) -> int:
+    """Bytes that one decoder layer keeps for a batch, by its number (no checkpointing, some layer below it trains)."""
+    here = method.at(layer)
+    if here is None:
+        return layer_bytes(shape, method, step, trains=False, adapted=False)
+    adapted = method.uses_adapters
+    return layer_bytes(shape, here, step, trains=not adapted, adapted=adapted) + autocast_bytes(shape, here)
 
 
 def saved_bytes(shape: ModelShape, method: Method, step: Step) -> int:
@@ -251,6 +290,9 @@ def saved_bytes(shape: ModelShape, method: Method, step: Step) -> int:
     """
     if step.checkpointing:
         return shape.n_layers * step.tokens * element_bytes(method) * shape.hidden_size + mask_bytes(method, step)
+    if method.modules:
+        kept = sum(kept_in_layer(shape, method, step, layer) for layer in range(min(method.layers), shape.n_layers))
+        return kept - before_first_gradient_bytes(shape, method, step) + mask_bytes(method, step)
     chosen = len(method.layers) or shape.n_layers
     frozen = shape.n_layers - min(method.layers, default=0) - chosen
     adapted = method.uses_adapters

@@ -259,7 +259,7 @@ def _ranks(method: Method) -> Iterator[Change]:
 
 def _targets(method: Method) -> Iterator[Change]:
     price = ("fewer matrices adapt", "能调整的矩阵变少")
-    if method.uses_adapters and method.targets == TARGETS:
+    if method.uses_adapters and method.targets == TARGETS and not method.modules:
         for place, targets in enumerate(FEWER_TARGETS):
             names = ", ".join(name.removesuffix("_proj") for name in targets)
             what = (f"targets {names}", f"目标模块 {names}")

@@ -147,8 +147,8 @@ def add_lora(model: nn.Module, method: Method) -> dict[str, LoRALinear]:
 
 def _targeted(name: str, method: Method) -> bool:
     layer = re.search(r"\blayers\.(\d+)\.", name)
-    chosen = not method.layers or (layer is not None and int(layer[1]) in method.layers)
-    return chosen and name.rpartition(".")[2] in method.targets
+    here = method.at(int(layer[1])) if layer else None if method.layers else method
+    return here is not None and name.rpartition(".")[2] in here.targets
 
 
 def lora_param_count(shape: ModelShape, *, rank: int, targets: Sequence[str] = TARGETS) -> int:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.models.methods import DTYPE_BYTES, Method, Step
+from labkit.models.methods import DTYPE_BYTES, Method, Step, module_parts
 from labkit.models.shapes import ModelShape
 from labkit.theory import activations as act
 from labkit.theory import transients as moving
@@ -115,8 +115,9 @@ def adapter_tensors(shape: ModelShape, method: Method) -> Tensors:
     if not method.uses_adapters:
         return []
     size = 2 if method.adapter_dtype == "bfloat16" else 4
-    layers, tensors = len(method.layers) or shape.n_layers, []
+    tensors: Tensors = []
     for name in method.targets:
+        layers = _layers_with(shape, method, name)
         d_in, d_out = shape.linears()[name]
         tensors += [(layers, method.rank * d_in, size), (layers, method.rank * d_out, size)]
         tensors += [(layers, d_out, 4 if method.quantized else size)] if method.uses_magnitude else []
@@ -130,10 +131,26 @@ def trainable_tensors(shape: ModelShape, method: Method) -> Tensors:
     size = DTYPE_BYTES[method.dtype]
     if method.kind == "full":
         return [(count, elements, size) for count, elements in shape.tensors().values()]
+    if method.modules:
+        return [tensor for name in method.targets for tensor in _module_tensors(shape, method, name)]
     outside = {"embed_tokens", "lm_head"}
     inside = {name: tensor for name, tensor in shape.tensors().items() if name not in outside}
     per_layer = [(count // shape.n_layers, elements) for count, elements in inside.values()]
     return [(count * len(method.layers), elements, size) for count, elements in per_layer]
+
+
+def _layers_with(shape: ModelShape, method: Method, name: str) -> int:
+    """In how many layers a target trains."""
+    if method.modules:
+        return sum(module_parts(module)[1] == name for module in method.modules)
+    return len(method.layers) or shape.n_layers
+
+
+def _module_tensors(shape: ModelShape, method: Method, name: str) -> Tensors:
+    """Weights of the selected linears of one name, and their biases (Qwen2's q_proj, k_proj and v_proj)."""
+    (d_in, d_out), size, layers = shape.linears()[name], DTYPE_BYTES[method.dtype], _layers_with(shape, method, name)
+    bias = shape.attention_bias and name in act.QKV
+    return [(layers, d_in * d_out, size)] + ([(layers, d_out, size)] if bias else [])
 
 
 def parameter_bytes(shape: ModelShape, method: Method) -> int:
@@ -235,7 +252,9 @@ def moments(shape: ModelShape, method: Method, step: Step) -> list[Moment]:
 def _forward(shape: ModelShape, method: Method, step: Step) -> list[dict[str, int]]:
     """Inside the last layer, and at the loss."""
     saved, head = act.saved_bytes(shape, method, step), act.head_saved_bytes(shape, method, step)
-    layer = {"activations": saved, "temporary": moving.forward_layer_bytes(shape, method, step)}
+    kinds = set(filter(None, map(method.at, range(shape.n_layers)))) if method.modules else {method}
+    work = max(moving.forward_layer_bytes(shape, here, step) for here in kinds)
+    layer = {"activations": saved, "temporary": work}
     logits = moving.logit_bytes(shape, method, step, backward=False)
     cast = moving.head_cast_bytes(shape, method, step, backward=False)
     if step.loss == "fused":  # the tokens that carry loss are copied; the model's output is there beside the copy
@@ -265,9 +284,12 @@ def _layers_backward(shape: ModelShape, method: Method, step: Step) -> list[dict
     residual = step.tokens * act.element_bytes(method) * shape.hidden_size
     matrix = DTYPE_BYTES[method.dtype] * shape.embedding_params() if method.kind == "full" else 0
     waiting, done = (matrix, 0) if shape.tied_embeddings else (0, matrix)
-    tops = {shape.n_layers - 1, max(method.layers, default=shape.n_layers - 1)}
-    kept, flight = max((_down_to(shape, method, step, layer) for layer in tops), key=sum)
-    top = {"gradients": done, "activations": kept, "temporary": flight + waiting}
+    if method.modules:  # every layer may be another
+        upper = _through_modules(shape, method, step)
+    else:
+        tops = {shape.n_layers - 1, max(method.layers, default=shape.n_layers - 1)}
+        kept, flight = max((_down_to(shape, method, step, layer) for layer in tops), key=sum)
+        upper = [{"gradients": done, "activations": kept, "temporary": flight + waiting}]
     lowest = 0 if step.checkpointing else min(method.layers, default=0)
     one, flight, own = _layer_backward(shape, method, step, lowest)
     gradients = _bytes(trainable_tensors(shape, method)) - matrix
@@ -275,15 +297,27 @@ def _layers_backward(shape: ModelShape, method: Method, step: Step) -> list[dict
     bottom = {"gradients": gradients - own, "activations": kept, "temporary": flight + waiting}
     norm = step.tokens * 4 * shape.hidden_size + (residual if step.checkpointing else 0)
     last = {"gradients": gradients, "activations": norm + act.mask_bytes(method, step)}
-    return [top, bottom, last | {"temporary": moving.norm_gradient_bytes(shape, method, step) + waiting}]
+    return [*upper, bottom, last | {"temporary": moving.norm_gradient_bytes(shape, method, step) + waiting}]
+
+
+def _through_modules(shape: ModelShape, method: Method, step: Step) -> list[dict[str, int]]:
+    """Inside each layer from the top down to the lowest that trains, beside the gradients of those above it."""
+    found, gradients = [], 0
+    for layer in range(shape.n_layers - 1, min(method.layers) - 1, -1):
+        kept, flight = _down_to(shape, method, step, layer)
+        found.append({"gradients": gradients, "activations": kept, "temporary": flight})
+        gradients += _layer_backward(shape, method, step, layer)[2]
+    return found
 
 
 def _down_to(shape: ModelShape, method: Method, step: Step, layer: int) -> tuple[int, int]:
-    """Bytes kept, and in flight, when the backward pass is inside ``layer``; those above are frozen, and done."""
+    """Bytes kept, and in flight, when the backward pass is inside ``layer``; those above are done."""
     one, flight, _ = _layer_backward(shape, method, step, layer)
     saved, above = act.saved_bytes(shape, method, step), shape.n_layers - 1 - layer
     if step.checkpointing:
         return saved + one - above * step.tokens * act.element_bytes(method) * shape.hidden_size, flight
+    if method.modules:
+        return saved - sum(act.kept_in_layer(shape, method, step, j) for j in range(layer + 1, shape.n_layers)), flight
     return saved - above * act.layer_bytes(shape, method, step, trains=False, adapted=False), flight
 
 
@@ -292,15 +326,18 @@ def _layer_backward(shape: ModelShape, method: Method, step: Step, layer: int) -
 
     A float32 residual stream (no cast) makes the checkpoint itself the first norm's input: 4h are not held twice.
     """
-    chosen = not method.layers or layer in method.layers
-    trains, adapted = chosen and not method.uses_adapters, chosen and method.uses_adapters
+    here = method.at(layer)
+    trains, adapted = (here is not None and method.uses_adapters == adapts for adapts in (False, True))
+    method, selected = here or method, here is not None
     kept = act.layer_bytes(shape, method, step, trains=trains, adapted=adapted)
     if step.checkpointing and act.element_bytes(method) == 4:
         kept -= step.tokens * 4 * shape.hidden_size
     flight = moving.backward_layer_bytes(shape, method, step, trains=trains, adapted=adapted)
-    per_layer = _bytes(adapter_tensors(shape, method)) // (len(method.layers) or shape.n_layers)
-    own = DTYPE_BYTES[method.dtype] * shape.layer_params() if trains else per_layer
-    return kept, flight, own if chosen else 0
+    if not selected:
+        return kept, flight, 0
+    if trains and not method.modules:
+        return kept, flight, DTYPE_BYTES[method.dtype] * shape.layer_params()
+    return kept, flight, _bytes(trainable_tensors(shape, method)) // (len(method.layers) or shape.n_layers)
 
 
 def _embedding_backward(shape: ModelShape, method: Method, step: Step) -> list[dict[str, int]]:

@@ -168,16 +168,21 @@ def _down_gradient(shape: ModelShape, method: Method, step: Step, *, trains: boo
     gradient, e h.
     """
     e = act.element_bytes(method)
-    kept = e if trains else (_down_copy(method) if adapted else 0)
+    kept = (
+        (e if "down_proj" in act.trained_linears(method) else 0) if trains else (_down_copy(method) if adapted else 0)
+    )
     wide = max(e + (DTYPE_BYTES[method.dtype] if method.quantized else e), 3 * e - kept)
-    return step.tokens * (wide * shape.intermediate_size + e * shape.hidden_size)
+    done = trains and bool(method.modules) and "down_proj" in method.targets  # else `_gate_gradient` has more
+    matrix = e * shape.hidden_size * shape.intermediate_size if done else 0
+    return matrix + step.tokens * (wide * shape.intermediate_size + e * shape.hidden_size)
 
 
 def _gate_gradient(shape: ModelShape, method: Method, step: Step) -> int:
     """A trained layer at the weight gradients of up_proj: those of down_proj and of it, 2 e h i, and per token the
     gradients of the product's factors, 2 e i, in place of the product, e i; the residual's gradient, e h."""
     e = act.element_bytes(method)
-    matrices = 2 * e * shape.hidden_size * shape.intermediate_size
+    wide = {"up_proj", "down_proj"} & set(act.trained_linears(method))
+    matrices = len(wide) * e * shape.hidden_size * shape.intermediate_size
     return matrices + step.tokens * e * (shape.intermediate_size + shape.hidden_size)
 
 
@@ -223,7 +228,8 @@ def _score_gradients(shape: ModelShape, method: Method, step: Step, *, trains: b
     the MLP and of o_proj if they train; the values' gradient takes the place of the values."""
     e, narrow = act.element_bytes(method), act.compute_bytes(method) == 2
     result = (0 if method.dtype == "float16" else 2) if narrow else 4
-    matrices = 3 * shape.hidden_size * shape.intermediate_size + shape.q_size * shape.hidden_size if trains else 0
+    later = [name for name in act.trained_linears(method) if name not in act.QKV] if trains else []
+    matrices = sum(d_in * d_out for d_in, d_out in map(shape.linears().get, later))
     return (8 + result) * _scores(shape, step) + e * (step.tokens * shape.hidden_size + matrices)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from labkit.errors import LabError
-from labkit.models.methods import Method
+from labkit.models.methods import TARGETS, Method, module_parts
 from labkit.models.profiles import AMPERE
 from labkit.training.template import align, install
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from labkit.models.weights import Weights
 
+ATTENTION = TARGETS[:4]
 BLOCK_SIZE = 64  # transformers' BitsAndBytesConfig has no argument for it
 NOISY_LOGGERS = ("transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "torchao")
 
@@ -103,25 +104,37 @@ def lora_config(method: Method) -> LoraConfig:
     return LoraConfig(
         r=method.rank,
         lora_alpha=method.alpha,
+        use_rslora=method.rslora,
         lora_dropout=method.dropout,
-        target_modules=list(method.targets),
-        layers_to_transform=list(method.layers) or None,
+        target_modules=[module_path(module) for module in method.modules] or list(method.targets),
+        layers_to_transform=None if method.modules else list(method.layers) or None,
         use_dora=method.uses_magnitude,
         bias="none",
         task_type="CAUSAL_LM",
     )
 
 
+def module_path(module: str) -> str:
+    """Where a module is in the model: ``"3.up_proj"`` is ``"layers.3.mlp.up_proj"`` of the decoder."""
+    layer, name = module_parts(module)
+    return f"layers.{layer}.{'self_attn' if name in ATTENTION else 'mlp'}.{name}"
+
+
+def freeze_all_but(model: PreTrainedModel, method: Method) -> None:
+    """Train what ``spectrum`` selects and nothing else: whole decoder layers, or single linears."""
+    model.requires_grad_(False)
+    paths = [module_path(module) for module in method.modules] or [f"layers.{layer}" for layer in method.layers]
+    for path in paths:
+        model.get_decoder().get_submodule(path).requires_grad_(True)
+
+
 def check_method(method: Method, *, capability: tuple[int, int] | None) -> None:
     """Refuse what would crash, or silently run slowly, on a GPU of this CUDA compute capability (None: a CPU).
 
     Raises:
-        LabError: bfloat16 below capability 8.0 (a T4 only emulates it), bfloat16 adapters under float16 (the gradient
-            scaler has no kernel for them), or a method that this recipe does not train.
+        LabError: bfloat16 below capability 8.0 (a T4 only emulates it), or bfloat16 adapters under float16 (the
+            gradient scaler has no kernel for them).
     """
-    if method.kind == "spectrum":
-        rule = "selecting layers and training them whole is the subject of lesson 07, not of this recipe"
-        raise LabError("method='spectrum'", rule, "choose full, lora, qlora, dora or qdora")
     if method.dtype == "float16" and method.adapter_dtype != "float32":
         rule = "float16 training scales the gradients, which works on float32 adapters only"
         raise LabError(f"adapter_dtype={method.adapter_dtype!r}", rule, 'use adapter_dtype="float32"')

@@ -13,7 +13,7 @@ from labkit.models.shapes import ModelShape
 from labkit.theory.activations import autocast
 from labkit.training.autocast import MetaAutocast
 from labkit.training.ledger import add_adapters, checkpointed, random_model
-from labkit.training.loading import bnb_config, forbid_cpu_repacking
+from labkit.training.loading import bnb_config, forbid_cpu_repacking, freeze_all_but
 from labkit.training.meta_kernels import Recomputation
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def build(shape: ModelShape, method: Method, step: Step, *, device: str = "meta"
 
         add_fused_lm_head(model)
     if method.kind == "spectrum":
-        freeze_all_but(model, method.layers)
+        freeze_all_but(model, method)
     if method.kbit_prepare:
         from peft import prepare_model_for_kbit_training
 
@@ -107,13 +107,6 @@ def quantization_constants(model: torch.nn.Module) -> Iterator[torch.Tensor]:
         yield from (state.absmax, state.code)
         if state.nested:
             yield from (state.offset, state.state2.absmax, state.state2.code)
-
-
-def freeze_all_but(model: torch.nn.Module, layers: tuple[int, ...]) -> None:
-    """Train the selected decoder layers and nothing else."""
-    model.requires_grad_(False)
-    for layer in layers:
-        model.model.layers[layer].requires_grad_(True)
 
 
 def cast_adapters(model: torch.nn.Module, method: Method) -> None:

@@ -16,7 +16,7 @@ from labkit.models.methods import Method
 from labkit.models.profiles import Profile, settled_method
 from labkit.training.audit import audit, refuse_long_rows, trainable_dtype
 from labkit.training.data import Example, to_messages
-from labkit.training.loading import default_device, lora_config, quiet
+from labkit.training.loading import default_device, freeze_all_but, lora_config, quiet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,7 +147,12 @@ def build_trainer(
 
 
 def _prepared(model: PreTrainedModel, method: Method) -> PreTrainedModel:
-    """What PEFT's k-bit preparation does (the 16-bit rest of the model to float32) happens only where asked for."""
+    """What PEFT's k-bit preparation does (the 16-bit rest of the model to float32) happens only where asked for.
+
+    PEFT freezes the base by itself; where no adapter is made, what is not selected is frozen here.
+    """
+    if method.kind == "spectrum":
+        freeze_all_but(model, method)
     if not method.kbit_prepare:
         return model
     from peft import prepare_model_for_kbit_training

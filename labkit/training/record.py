@@ -110,10 +110,10 @@ def profile_from(settings: dict[str, Any]) -> Profile:
     return Profile(**{**values, "method": Method(**method)})
 
 
-def versions() -> dict[str, str]:
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on; a missing package is left out."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -121,12 +121,17 @@ def versions() -> dict[str, str]:
     return found
 
 
+def processor() -> dict[str, Any]:
+    """Processor, the cores that this process may use, and the memory in bytes; needs no torch."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": _cpu_name(), "cores": cores, "memory_bytes": _memory_bytes()}
+
+
 def hardware() -> dict[str, Any]:
-    """Processor, the cores that this process may use, the memory in bytes, and the GPU that will be used (or None)."""
+    """`processor`, and the GPU that will be used (or None)."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found: dict[str, Any] = {"cpu": _cpu_name(), "cores": cores, "memory_bytes": _memory_bytes(), "gpu": None}
+    found: dict[str, Any] = processor() | {"gpu": None}
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         found |= {"gpu": gpu.name, "gpu_memory_bytes": gpu.total_memory, "cuda": torch.version.cuda}

@@ -45,7 +45,7 @@ OnEvent = Callable[[str, dict[str, Any]], None]
 def adjusted(profile: Profile, **changes: Any) -> Profile:
     """``profile`` with some of its own or its method's values changed, e.g. ``adjusted(p, steps=20, rank=4)``.
 
-    A new rank without a new alpha keeps alpha/rank, the factor of the update.
+    A new rank without a new alpha keeps the factor of the update: alpha/rank, or with ``rslora`` alpha/sqrt(rank).
 
     Raises:
         LabError: a name that neither has, or a value that they refuse.
@@ -59,8 +59,14 @@ def adjusted(profile: Profile, **changes: Any) -> Profile:
     method = changes.pop("method", profile.method)
     if "rank" in mine and "alpha" not in mine:
         mine["alpha"] = None  # lets Method refuse a bad rank before it is multiplied
-        mine["alpha"] = method.scale * replace(method, **mine).rank
+        wished = replace(method, **mine)
+        mine["alpha"] = alpha_for(method.scale, wished)
     return replace(profile, **changes, method=replace(method, **mine))
+
+
+def alpha_for(scale: float, method: Method) -> float:
+    """The alpha with which ``method``'s rank (and rsLoRA) gives the update this factor."""
+    return scale * method.alpha / method.scale
 
 
 def _listed(names: set[str]) -> str:

@@ -7,7 +7,16 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from labkit.errors import LabError
-from labkit.models.methods import BLOCK_SIZES, KINDS, TARGETS, Method, Step, parse_layers, parse_targets
+from labkit.models.methods import (
+    BLOCK_SIZES,
+    KINDS,
+    TARGETS,
+    Method,
+    Step,
+    parse_layers,
+    parse_modules,
+    parse_targets,
+)
 
 
 def method(**changes) -> Method:
@@ -55,6 +64,32 @@ def test_targets_keep_the_order_of_the_layer():
     assert parse_targets("v_proj, q_proj,") == ("q_proj", "v_proj")
 
 
+def test_modules_settle_targets_and_layers():
+    made = method(modules=("10.up_proj", "2.up_proj", "2.q_proj"))
+    assert made.modules == ("2.q_proj", "2.up_proj", "10.up_proj")
+    assert (made.targets, made.layers) == (("q_proj", "up_proj"), (2, 10))
+    other = replace(made, modules=("3.v_proj",))  # not the old ones
+    assert (other.targets, other.layers) == (("v_proj",), (3,))
+
+
+def test_a_layer_sees_its_own_targets():
+    made = method(kind="spectrum", modules=("2.q_proj", "2.up_proj", "10.up_proj"))
+    assert [made.at(layer) and made.at(layer).targets for layer in (1, 2, 10)] == [
+        None,
+        ("q_proj", "up_proj"),
+        ("up_proj",),
+    ]
+    assert method().at(7) == method()
+    assert method(layers=(3,)).at(7) is None
+
+
+def test_modules_are_written_with_commas():
+    assert parse_modules(" 3.up_proj, 4.q_proj,") == ("3.up_proj", "4.q_proj")
+    assert parse_modules("") == ()
+    with pytest.raises(LabError, match="a layer number and a linear"):
+        parse_modules("up_proj")
+
+
 def test_layers_are_sorted():
     assert method(kind="spectrum", layers=(3, 1)).layers == (1, 3)
     assert parse_layers("0, 3,10-12") == (0, 3, 10, 11, 12)
@@ -86,6 +121,11 @@ def test_bad_values_are_echoed_with_a_rule_and_a_fix(field, value):
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
+        ({"modules": ("3.lm_head",)}, "a layer number and a linear"),
+        ({"modules": (3,)}, "a layer number and a linear"),
+        ({"modules": ("3.q_proj", "3.q_proj")}, "named twice"),
+        ({"modules": "3.q_proj"}, "as a tuple"),
+        ({"kind": "full", "modules": ("3.q_proj",)}, "trains every module"),
         ({"kind": "spectrum"}, "none is selected"),
         ({"kind": "full", "layers": (1,)}, "trains every layer"),
         ({"kind": "lora", "kbit_prepare": True}, "has none"),

@@ -157,7 +157,7 @@ def test_a_misquoted_claim_is_named():
         ("all-linear-qwen3", "no source found", []),
         ("rank-guide", "no source found", []),
         ("spectrum-lora", "wrong", []),
-        ("spectrum-better", "no source found", []),
+        ("spectrum-better", "wrong", [False, False]),
     ],
 )
 def test_known_rows(id, verdict, figures):

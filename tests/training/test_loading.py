@@ -151,11 +151,6 @@ def test_loading_asks_for_the_gpus_capability(weights, tokenizer, monkeypatch):
         load_base(weights, Method(kind="qlora", dtype="bfloat16"), tokenizer=tokenizer, device="cuda:0")
 
 
-def test_spectrum_is_refused_by_name():
-    with pytest.raises(LabError, match="lesson 07"):
-        check_method(Method(kind="spectrum", layers=(0,)), capability=None)
-
-
 @pytest.mark.parametrize("broken", ["missing", "empty"])
 def test_a_folder_without_a_model_is_refused(weights, tokenizer, tmp_path, broken):
     folder = tmp_path / "model"

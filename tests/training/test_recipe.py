@@ -157,6 +157,29 @@ def test_adapters_go_into_the_selected_layers_only(trainer_for):
 # --- what carries loss -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_spectrum_trains_the_selected_modules_whole_and_nothing_else(trainer_for, checkpointing):
+    chosen = {"modules": ("0.v_proj", "1.down_proj"), "dtype": "float32"}
+    trainer = trainer_for("spectrum", checkpointing=checkpointing, **chosen)
+    wanted = {"model.layers.0.self_attn.v_proj.weight", "model.layers.1.mlp.down_proj.weight"}
+    assert set(trainable(trainer.model)) == wanted
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    changed = {name for name, weight in trainer.model.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed == wanted
+
+
+def test_spectrum_trains_whole_layers_where_layers_are_given(trainer_for):
+    names = set(trainable(trainer_for("spectrum", layers=(1,), dtype="float32").model))
+    assert names and all(".layers.1." in name for name in names)
+    assert any("norm" in name for name in names)
+
+
+def test_adapters_go_into_the_selected_modules_only(trainer_for):
+    names = trainable(trainer_for("lora", modules=("0.v_proj", "1.down_proj")).model)
+    assert {name.split(".lora_")[0].split("layers.")[1] for name in names} == {"0.self_attn.v_proj", "1.mlp.down_proj"}
+
+
 def test_exactly_the_answer_and_its_stop_token_carry_loss(trainer_for, tokenizer, rows):
     dataset = trainer_for().train_dataset
     for row, labels in zip(rows, dataset["labels"], strict=True):
