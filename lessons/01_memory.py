@@ -21,7 +21,7 @@
 |---|---|
 | Time | 60 to 75 minutes to read and do; the cells take under a minute on the `tiny` profile |
 | Needs | lesson 00; no GPU |
-| GPU memory | none on `tiny` and `laptop`; on `gpu` one short measurement in section 6, 3.5 GiB by prediction |
+| GPU memory | none on `tiny` and `laptop`; on `gpu` two short measurements in section 6, 3.5 GiB by prediction |
 
 **You will be able to**
 
@@ -29,10 +29,10 @@
 2. say which of three honest conventions (8, 12 or 16 bytes a parameter) a memory figure uses;
 3. write the bill of one decoder layer's activations, and check it against what autograd really saves;
 4. find the part that nobody counts, the logits, and remove it;
-5. say what LoRA and QLoRA save, and what they do not, and predict whether a run fits a card.
+5. say what LoRA and QLoRA save, and what they do not; read a step's timeline, name its peak, and predict whether it fits a card.
 """
 
-# %% [markdown] tags=["zh", "of-5b0db21f"]
+# %% [markdown] tags=["zh", "of-0c2306f2"]
 """
 # 01 · 显存去了哪里？
 
@@ -42,7 +42,7 @@
 |---|---|
 | 时间 | 读完做完约 60–75 分钟；`tiny` 配置下所有单元格加起来不到一分钟 |
 | 需要 | 第 00 节；不需要 GPU |
-| 显存 | `tiny` 和 `laptop` 不用；`gpu` 在第 6 部分有一次很短的实测，预测 3.5 GiB |
+| 显存 | `tiny` 和 `laptop` 不用；`gpu` 在第 6 部分有两次很短的实测，预测 3.5 GiB |
 
 **学完之后，你能够**
 
@@ -50,21 +50,21 @@
 2. 看到一个显存数字，能说出它用的是三种合理口径（每个参数 8、12 或 16 字节）中的哪一种；
 3. 逐项列出一个解码层的激活值账单，并与 autograd 真正保存的字节数核对；
 4. 找出没人去数的那一部分——logits，并把它省掉；
-5. 说清 LoRA 和 QLoRA 省了什么、没省什么，并预测一次训练放不放得进某张显卡。
+5. 说清 LoRA 和 QLoRA 省了什么、没省什么；看懂一步训练的时间线，指出峰值在哪里，并预测放不放得进某张显卡。
 """
 
 # %% [markdown] tags=["en"]
 """
 The lecture's answer is: about 100 GB for full fine-tuning of the 8B model, 20 GB with LoRA, 10 GB with QLoRA. Before anything runs, two guesses of your own: the peak of one step with a single sequence of 2,048 tokens, gradient checkpointing on. Type a number in place of each `...`; this lesson comes back to them.
 
-> **What changes on `laptop` and `gpu`.** Almost nothing. Predictions are arithmetic, and what is counted by running is counted on the book's tiny model on the CPU, whatever the profile: counting bytes needs no size. Section 6 also measures one real step of the profile's own model; that takes a minute or two with `laptop`, and with `gpu` a download first (lesson 00).
+> **What changes on `laptop` and `gpu`.** Almost nothing. Predictions are arithmetic, and what is counted by running is counted on the book's tiny model on the CPU, whatever the profile: counting bytes needs no size. Section 6 also measures one real step of the profile's own model; that takes a minute or two with `laptop`, and with `gpu` a download first (lesson 00). On a GPU it then measures a second step there, of a twin with random weights, phase by phase.
 """
 
-# %% [markdown] tags=["zh", "of-975867fd"]
+# %% [markdown] tags=["zh", "of-abcae8fc"]
 """
 讲义的回答是：8B 模型全参数微调约 100 GB，LoRA 约 20 GB，QLoRA 约 10 GB。先别急着运行，自己猜两个数：只放一条长度为 2,048 的序列、打开梯度检查点（gradient checkpointing），训练一步的峰值显存是多少？把数字写在 `...` 的位置，后面会回来对答案。
 
-> **换成 `laptop` 或 `gpu` 会怎样？** 几乎不变。预测只是算术；需要实际运行来数字节的地方，不管哪种配置，都在 CPU 上用本书的小模型来数，因为数字节和模型大小无关。第 6 部分还会实测配置中那个模型的一步训练；用 `laptop` 时要一两分钟，用 `gpu` 时要先下载模型（见第 00 节）。
+> **换成 `laptop` 或 `gpu` 会怎样？** 几乎不变。预测只是算术；需要实际运行来数字节的地方，不管哪种配置，都在 CPU 上用本书的小模型来数，因为数字节和模型大小无关。第 6 部分还会实测配置中那个模型的一步训练；用 `laptop` 时要一两分钟，用 `gpu` 时要先下载模型（见第 00 节）。有 GPU 时，还会用随机权重的同款模型在上面再走一步，分阶段测量。
 """
 
 # %%
@@ -598,91 +598,158 @@ for shape in (small, large):
 
 # %% [markdown] tags=["en"]
 """
-## 6. The timeline of one step: which peak is yours?
+## 6. The dry run: a whole step of the real model, without its weights
 
-A peak is a moment. Now let the ledger watch a whole step of the tiny model (the second one: optimizer states exist only from then on), with the full loss. Expect a hill without checkpointing and teeth with it, one tooth a layer. The marker is the peak; the dotted lines are where the backward pass and the optimizer begin.
+A peak is a moment, and a sum of terms shows no moments. The ledger does, and it does not care whether tensors hold numbers. So transformers builds the model on `meta`, PEFT adds the adapters, and then forward pass, backward pass and update really run, only without arithmetic. That is a *dry run* (`labkit dryrun`): not a formula, but what the installed libraries would allocate.
+
+Can it be trusted? Try it where the truth is at hand: the tiny model, once on `meta` and once trained for real on the CPU (its second step: optimizer states exist only from then on). Expect almost the same bytes; look at the last column. The closed form contains no fitted constant either.
 """
 
-# %% [markdown] tags=["zh", "of-19aac7ba"]
+# %% [markdown] tags=["zh", "of-3a7ed47e"]
 """
-## 6. 一步训练的时间线：你的峰值在哪里？
+## 6. 空跑：不用权重，也能走完真实模型的一整步
 
-峰值是某一个时刻。现在让账本盯着小模型完整地走一步（看第二步：从这时起优化器状态才存在），用完整损失。预期不用检查点时像一座山；用了就变成锯齿，每层一个齿。标记是峰值，虚线是反向传播和优化器开始的位置。
+峰值是某一个时刻，而一个总和里看不出时刻。账本看得出，而且它不在乎张量里有没有数。于是让 transformers 在 `meta` 上搭好模型，PEFT 挂上适配器，然后前向、反向、更新都真的执行一遍，只是不做算术。这就叫*空跑*（dry run，命令是 `labkit dryrun`）：它不是公式，而是已安装的这些库真的会申请的显存。
+
+可信吗？找一个能知道真相的地方试试：把小模型在 `meta` 上空跑一次，再在 CPU 上真的训练一次（看第二步：从这时起优化器状态才存在）。预期字节数几乎一样，请看最后一列。闭式公式里同样没有任何拟合出来的常数。
 """
 
 # %%
-from labkit.page.memory_figures import timeline
+from labkit.training.dryrun import trace, trace_step
 from labkit.training.ledger import record_step
 
 tiny_lora = Method(kind="lora", rank=8, dropout=0.0)
-cases = {label: (method, on) for label, method, on in (
-    ("full", full, False), ("full, checkpointed", full, True),
-    ("LoRA", tiny_lora, False), ("LoRA, checkpointed", tiny_lora, True),
-)}
-ledgers = {}
-for label, (method, on) in cases.items():
-    model = random_model(tiny) if method.kind == "full" else add_adapters(random_model(tiny), method)
-    ledgers[label] = record_step(checkpointed(model) if on else model, ids)
-
-# %%
-curves = {label: ledger.curve for label, ledger in ledgers.items()}
-fig = timeline(curves, starts={label: ledger.starts for label, ledger in ledgers.items()})
-summary = ", ".join(f"{label} {ledger.peak_bytes / 2**20:.1f} MiB" for label, ledger in ledgers.items())
-labkit.show(fig, alt=f"Allocated memory over one step of the tiny model. Peaks: {summary}.")
+print("tiny model: peak in MiB     closed form   dry run   real step   dry run / real")
+for method in (full, tiny_lora):
+    for on in (False, True):
+        model = random_model(tiny) if method is full else add_adapters(random_model(tiny), method)
+        at = replace(lab, checkpointing=on, loss="full")
+        sizes = [way(tiny, method, at).peak_allocated_bytes for way in (predict, trace)]
+        sizes.append(record_step(checkpointed(model) if on else model, ids).peak_bytes)
+        label = f"{method.kind}{', checkpointed' if on else ''}"
+        print(f"{label:24}", *(f"{size / 2**20:11.2f}" for size in sizes), f"{sizes[1] / sizes[2]:14.4f}")
 
 # %% [markdown] tags=["en"]
 """
-The thin spike at the start of the backward pass is the loss. LoRA starts lower, without gradients and with hardly any states, but climbs *higher* than full fine-tuning: its extra activations, now as a picture. And the prediction? Look at the last column: the closed form contains no fitted constant.
+The few KiB between them are the labels and the mask that come with a real batch. Now Qwen3-1.7B itself, one sequence of 2,048 tokens. LoRA without checkpointing and with the full loss peaks at 15.0 GiB. Before you trace it: what will be left of that with checkpointing *and* the fused loss?
 """
 
-# %% [markdown] tags=["zh", "of-000af0c7"]
+# %% [markdown] tags=["zh", "of-06a852d1"]
 """
-反向传播开始处那根细尖是损失。LoRA 的起点低（几乎没有优化器状态），但爬升得比全参数微调*更高*：多出来的激活值，这次看得见了。预测得准吗？请看最后一列的比值；这套公式里没有任何拟合出来的常数。
-"""
-
-# %%
-print("                    at rest  climbs by   peak  predicted (MiB)  predicted / measured")
-for label, (method, on) in cases.items():
-    curve = [size_bytes / 2**20 for size_bytes in ledgers[label].curve]
-    guess = predict(tiny, method, replace(lab, checkpointing=on, loss="full")).peak_allocated_bytes / 2**20
-    rest, peak = curve[0], max(curve)
-    print(f"{label:18} {rest:8.2f} {peak - rest:10.2f} {peak:6.2f} {guess:10.2f} {guess / peak:20.3f}")
-
-# %% [markdown] tags=["en"]
-"""
-The same for the pretrained model of your profile, with the method that it trains with. On a GPU the measurement is `torch.cuda.max_memory_allocated`; on a CPU the ledger measures; a model too large for a CPU is "not measured here". Every other figure for a GPU in this lesson is a prediction. Below it stands what an operating system shows, the memory of the whole process (RSS): Python, libraries and all. Look how little of that the tiny model explains.
-"""
-
-# %% [markdown] tags=["zh", "of-055041e9"]
-"""
-对配置中那个预训练好的模型，用它实际的训练方法，也做一次同样的比较。有 GPU 时，用 `torch.cuda.max_memory_allocated` 测量；在 CPU 上用账本测量；模型大到 CPU 跑不动时，打印 “not measured here”。本节其他关于 GPU 的数字都是预测。再往下是操作系统看到的整个进程的内存（RSS），其中还有 Python 和各种库。请看小模型只能解释其中多小的一部分。
+差的那几 KiB 是真实批次里的标签和掩码。现在轮到 Qwen3-1.7B 本身：一条 2,048 个词元的序列。LoRA 不用检查点、用完整损失时，峰值是 15.0 GiB。空跑之前先猜：*同时*打开检查点和融合损失，还剩多少？
 """
 
 # %%
-from labkit.models.profiles import settled_method
-from labkit.training.ledger import measured_peak_bytes
-from labkit.training.measure import peak_memory
-
-profile = labkit.current_profile()
-method, seq_len = settled_method(profile), profile.seq_len
-guess = predict(shape_of(profile.model), method, Step(seq_len=seq_len, loss="full")).peak_allocated_bytes
-found = measured_peak_bytes(profile, method, seq_len=seq_len)
-counter = "max_memory_allocated" if torch.cuda.is_available() else "the ledger"
-print(f"{profile.model}, {method.kind}, 1 x {seq_len} tokens: predicted {guess / 2**20:.2f} MiB, measured", end=" ")
-print(f"{found / 2**20:.2f} MiB by {counter}, ratio {guess / found:.3f}" if found else "not measured here")
-for name, size_bytes in peak_memory().items():
-    print(f"{name}: {size_bytes / 2**20:,.0f} MiB")
-if not torch.cuda.is_available():
-    print("max_memory_allocated of Qwen3-1.7B and Qwen3-8B: not measured here (no CUDA)")
+labkit.predict("p1_4", ..., unit="GiB")  # LoRA with checkpointing and the fused loss
 
 # %% [markdown] tags=["en"]
 """
-Which moment is the peak depends on the setting. Three candidates: the **loss** (logits, if nobody fused them), the **backward pass** of the layers or of the embedding, and the **optimizer** (PyTorch's default `foreach` AdamW on CUDA makes a temporary as large as all gradients; `fused` does not). The table marks the phase with a `*`; look at how it moves, and at the 81.9 GB that a mere default setting costs.
+Four settings, four dry runs; each takes a few seconds, because Python runs every operation of 28 layers. Nothing is printed; the picture comes next.
 """
 
-# %% [markdown] tags=["zh", "of-c8194463"]
+# %% [markdown] tags=["zh", "of-365b942b"]
 """
-峰值落在哪一刻，取决于设置。有三个候选：**损失**（没有融合时的 logits）、各层或嵌入层的**反向传播**、**优化器**（在 CUDA 上，PyTorch 默认的 `foreach` AdamW 会产生和全部梯度一样大的临时张量，`fused` 则不会）。表中用 `*` 标出峰值所在的阶段。请看它如何移动，以及一个默认选项就能让峰值涨到 81.9 GB。
+四种设置，空跑四次；每次要几秒，因为 28 层的每个运算 Python 都要执行一遍。这里不打印任何东西，图在后面。
+"""
+
+# %%
+lora16 = Method(kind="lora", rank=16, dropout=0.0)
+plain = Step(seq_len=2048, loss="full", checkpointing=False)
+settings = {
+    "full": (full, plain),
+    "LoRA": (lora16, plain),
+    "LoRA, checkpointed": (lora16, replace(plain, checkpointing=True)),
+    "LoRA, checkpointed, fused loss": (lora16, Step(seq_len=2048)),
+}
+steps = {label: trace_step(small, *setting) for label, setting in settings.items()}
+
+# %% [markdown] tags=["en"]
+"""
+Each panel is one step, from the loaded model to the update; the bar under the triangle repeats what is there at the peak. Look for a hill that falls as the layers are walked back, a spike of logits on its top, and which hill is the higher one: full fine-tuning or LoRA?
+"""
+
+# %% [markdown] tags=["zh", "of-5defaff5"]
+"""
+每个小图是一步训练，从加载好的模型到参数更新；三角下面的竖条把峰值那一刻的组成再画一遍。请找出：随着反向逐层走回去而下降的那座山、山顶上 logits 的尖峰，再看全参数微调和 LoRA 哪座山更高？
+"""
+
+# %%
+from labkit.page.timeline_figures import component_timelines, describe_timelines
+
+lines = {label: traced.timeline.sampled() for label, traced in steps.items()}
+labkit.show(component_timelines(lines), alt=describe_timelines(lines))
+labkit.reveal("p1_4", steps["LoRA, checkpointed, fused loss"].dry_run.peak_allocated_bytes / 2**30)
+
+# %% [markdown] tags=["en"]
+"""
+The same hill in numbers: what is held when the backward pass begins, in GiB and in bytes per token and layer (a little above the bill of section 3, because the final norm and the embedding's output are in it). Look at the first two rows, then at what checkpointing and the fused loss each take away.
+"""
+
+# %% [markdown] tags=["zh", "of-b82826c9"]
+"""
+同一座山的数字：反向传播开始那一刻手里拿着什么，以 GiB 计，以及每个词元每层的字节数（比第 3 部分的账单略多，因为还包括最后的归一化层和嵌入层的输出）。先看前两行，再看检查点和融合损失各拿走了什么。
+"""
+
+# %%
+print(f"{'':31} activations   bytes a token   peak, GiB   of it logits")
+for label, traced in steps.items():
+    held = traced.timeline.at(traced.timeline.starts["backward"])["activations"]
+    each, found = held / small.n_layers / plain.tokens, traced.dry_run
+    sizes = f"{held / 2**30:11.2f} {each:15,.0f} {found.peak_allocated_bytes / 2**30:11.2f}"
+    print(f"{label:31} {sizes} {found.components['logits'] / 2**30:14.2f}")
+
+# %% [markdown] tags=["en"]
+"""
+- **LoRA's hill is a third higher.** Full fine-tuning keeps each linear's input once, in 16 bits, and q, k and v share theirs. LoRA has no use for it, but the gradient of *A* needs the adapter's own input, a float32 copy for each of seven linears. Everything else that the gradient passes on its way down stays. LoRA's peak is lower all the same, because gradients and optimizer states are gone: it saves what stands *under* the hill.
+- **Checkpointing** removes the hill and not the spike; teeth remain, one for each layer that is computed again.
+- **The fused loss** removes the spike. Only together do they leave 4.0 GiB, of which 3.2 are frozen weights.
+
+In the first panel, the grey band is the LM head's gradient: the matrix is tied to the embedding, and waits until the embedding's gradient arrives at the very end.
+
+**Three peaks.** So a peak can be at the loss. It can also be in the backward pass, or in the optimizer: two more dry runs of full fine-tuning, which differ in one word. Look at the operation that makes the peak, and the shape that it allocates.
+"""
+
+# %% [markdown] tags=["zh", "of-3686c01a"]
+"""
+- **LoRA 的山要高出三分之一。** 全参数微调对每个线性层的输入只保留一份 16 位的，q、k、v 还共用一份。LoRA 用不着它，但算 *A* 的梯度要用到适配器自己的输入：七个线性层各留一份 fp32 副本。梯度一路往下要经过的其他东西，一样也不少。LoRA 的峰值仍然更低，是因为梯度和优化器状态没有了：它省下的是山*脚下*的那部分。
+- **检查点**去掉的是山，不是尖峰；剩下的是锯齿，每重算一层就有一个齿。
+- **融合损失**去掉的是尖峰。两样一起用，才只剩 4.0 GiB，其中 3.2 GiB 是冻结的权重。
+
+第一个小图里灰色的那条带子是 lm_head 的梯度：它和嵌入层共用一个矩阵，要一直等到最后嵌入层的梯度算出来。
+
+**三个峰。** 所以峰值可能在损失处，也可能在反向传播中，还可能在优化器里。再对全参数微调空跑两次，两者只差一个词。请看造成峰值的是哪个运算，以及它申请的形状。
+"""
+
+# %%
+settings |= {
+    "full, checkpointed, fused loss": (full, Step(seq_len=2048)),
+    "full, ..., foreach AdamW": (full, Step(seq_len=2048, optimizer="adamw_foreach")),
+}
+steps |= {label: trace_step(small, *settings[label]) for label in settings if label not in steps}
+for label, traced in steps.items():
+    found = traced.dry_run
+    print(f"{label:31} {found.peak_allocated_bytes / 2**30:5.2f} GiB, {found.peak_phase:9} {found.peak_operation}")
+
+# %%
+lines = {label: steps[label].timeline.sampled() for label in list(steps)[-2:]}
+labkit.show(component_timelines(lines), alt=describe_timelines(lines))
+
+# %% [markdown] tags=["en"]
+"""
+1. **The loss** (`_log_softmax_backward_data`): logits that nobody fused, wherever the vocabulary is large.
+2. **The backward pass**: with LoRA inside one layer that is computed again; with full fine-tuning at the end, where the gradients have piled up and the embedding's gradient is added to the LM head's.
+3. **The optimizer** (`_foreach_sqrt`): PyTorch's own default on CUDA walks through all parameters at once and makes a temporary as large as all of them. `fused` does not.
+
+So there is no "the peak": a setting that lowers one of the three leaves the others. The closed form knows all three, here for the 8B model; the phase of the peak is marked `*`. Look at how it moves, and at the 81.9 GB that a mere default costs.
+"""
+
+# %% [markdown] tags=["zh", "of-b86496c8"]
+"""
+1. **损失**（`_log_softmax_backward_data`）：没有融合的 logits，只要词表大就会这样。
+2. **反向传播**：LoRA 的峰值在某个正在重算的层里；全参数微调的峰值在末尾，这时梯度已经堆满，嵌入层的梯度还要和 lm_head 的相加。
+3. **优化器**（`_foreach_sqrt`）：PyTorch 在 CUDA 上的默认实现一次处理所有参数，会产生和全部参数一样大的临时张量；`fused` 则不会。
+
+所以不存在唯一的“那个峰值”：一种设置压低了三个峰中的一个，另外两个还在。闭式公式知道这三个峰，下面用在 8B 模型上；峰值所在的阶段标了 `*`。请看它如何移动，以及一个默认选项就能让峰值涨到 81.9 GB。
 """
 
 # %%
@@ -712,9 +779,70 @@ for label, case in cases.items():
 # %%
 for method in (full, lora):
     for seq_len in (256, 1024, 2048, 4096):
-        steps = [Step(seq_len=seq_len, checkpointing=on) for on in (False, True)]
-        off, on = (predict(large, method, each).peak_allocated_bytes / 1e9 for each in steps)
+        choices = [Step(seq_len=seq_len, checkpointing=on) for on in (False, True)]
+        off, on = (predict(large, method, each).peak_allocated_bytes / 1e9 for each in choices)
         print(f"8B {method.kind}, length {seq_len:4}: without {off:5.2f} GB, with {on:5.2f} GB ({off / on:.2f})")
+
+# %% [markdown] tags=["en"]
+"""
+And k-bit preparation: why 2.3 GiB on the 8B model? Trace it with 2 of its 36 layers, and compare with two matrices whose elements grow from 2 bytes to 4. Expect nearly the same number, so the layers have little to do with it.
+"""
+
+# %% [markdown] tags=["zh", "of-50e8656d"]
+"""
+再看 k-bit 准备：在 8B 上为什么要 2.3 GiB？只留 36 层中的 2 层来空跑，再和两个矩阵比较：它们的每个元素从 2 字节变成 4 字节。预期两个数几乎相同，可见和解码层没有多大关系。
+"""
+
+# %%
+two_layers, short = replace(large, n_layers=2), Step(seq_len=512)
+loaded = [trace(two_layers, replace(qlora, kbit_prepare=on), short).phases["load"] for on in (False, True)]
+doubled = 2 * 2 * large.vocab_size * large.hidden_size  # two matrices, 2 bytes more for each element
+print(f"2 layers: loaded {loaded[0] / 2**30:.2f} GiB, prepared {loaded[1] / 2**30:.2f} GiB", end=", ")
+print(f"difference {(loaded[1] - loaded[0]) / 2**30:.3f} GiB; two matrices {doubled / 2**30:.3f} GiB")
+
+# %% [markdown] tags=["en"]
+"""
+The Qwen3-8B embedding and its LM head are two separate matrices of 151,936 × 4,096, and QLoRA does not quantize them. In float32 they weigh 4.6 GiB instead of 2.3, more than all the quantized layers (3.3 GiB).
+
+**Your own machine.** Estimate, dry run, measurement, ratio: no memory figure should come alone. First the pretrained model of your profile, with the method that it trains with: on a GPU the measurement is `torch.cuda.max_memory_allocated`, on a CPU the ledger measures, and a model too large for a CPU is "not measured here". Below it stands what an operating system shows, the memory of the whole process (RSS): Python, libraries and all. Look how little of that the tiny model explains.
+"""
+
+# %% [markdown] tags=["zh", "of-723399de"]
+"""
+Qwen3-8B 的嵌入层和 lm_head 是两个独立的 151,936 × 4,096 矩阵，QLoRA 不量化它们。变成 fp32 之后，它们从 2.3 GiB 涨到 4.6 GiB，比全部量化过的层（3.3 GiB）还大。
+
+**你自己的机器。** 估计、空跑、实测、比值：显存数字不应该单独出现。先看配置中那个预训练好的模型，用它实际的训练方法：有 GPU 时用 `torch.cuda.max_memory_allocated` 测量；在 CPU 上用账本测量；模型大到 CPU 跑不动时，打印 “not measured here”。再往下是操作系统看到的整个进程的内存（RSS），其中还有 Python 和各种库。请看小模型只能解释其中多小的一部分。
+"""
+
+# %%
+from labkit.models.profiles import settled_method
+from labkit.training.measure import peak_memory
+from labkit.training.real_step import measured_peak_bytes
+
+profile = labkit.current_profile()
+method, at = settled_method(profile), Step(seq_len=profile.seq_len, loss="full")
+guess = predict(shape_of(profile.model), method, at).peak_allocated_bytes
+found = measured_peak_bytes(profile, method, seq_len=at.seq_len)
+counter = "max_memory_allocated" if torch.cuda.is_available() else "the ledger"
+print(f"{profile.model}, {method.kind}, 1 x {at.seq_len} tokens: predicted {guess / 2**20:.2f} MiB, measured", end=" ")
+print(f"{found / 2**20:.2f} MiB by {counter}, ratio {guess / found:.3f}" if found else "not measured here")
+for name, size_bytes in peak_memory().items():
+    print(f"{name}: {size_bytes / 2**20:,.0f} MiB")
+
+# %% [markdown] tags=["en"]
+"""
+On a GPU one number is not enough: is it loading, the backward pass, the optimizer? The next cell traces the same step and, if there is a GPU, runs it there with random weights and asks CUDA's counters after each phase. `left` is what is measured beyond the dry run, the allocator's whole blocks and cuBLAS's workspaces, with a guess at its cause. Without a GPU the column says "not measured here", as in every table of this book: no GPU was at hand when it was made. Below: what PyTorch would *reserve* (`nvidia-smi` shows that and the CUDA context, not what is allocated).
+"""
+
+# %% [markdown] tags=["zh", "of-6047659c"]
+"""
+在 GPU 上，一个数还不够：峰值在加载、反向还是优化器？下面的单元格空跑同一步；如果有 GPU，再用随机权重在上面真的跑一遍，并在每个阶段之后读 CUDA 的计数器。`left` 是实测减去空跑、减去分配器按整块分配多占的部分、再减去 cuBLAS 工作区之后剩下的，并附上对原因的猜测。没有 GPU 时这一列写着 “not measured here”，全书的表格都是如此：制作本书时手边没有 GPU。最下面是 PyTorch 会*预留*（reserved）多少：`nvidia-smi` 显示的是它加上 CUDA 上下文，而不是已分配的量。
+"""
+
+# %%
+from labkit.training.comparison import compare
+
+print(*compare(shape_of(profile.model), method, at).lines(), sep="\n")
 
 # %% [markdown] tags=["en"]
 """
@@ -873,12 +1001,12 @@ full：8 * n_params。lora：2 * n_params + 16 * rank * n_layers *（七个线�
 
 # %% [markdown] tags=["en"]
 """
-**q1_2 (predict).** Qwen3-4B, QLoRA with rank 16 on all linears, 2 sequences of 1,536 tokens, checkpointing, the full loss of transformers. What is the peak, in GB? Do the arithmetic from the terms of this lesson; within 10 % of `labkit`'s prediction is right. Useful: its NF4 weights with constants take 2.65 GB.
+**q1_2 (predict, then trace).** Qwen3-4B, QLoRA with rank 16 on all linears, 2 sequences of 1,536 tokens, checkpointing, the full loss of transformers. What is the peak, in GB? Do the arithmetic from the terms of this lesson; within 10 % is right. Useful: its NF4 weights with constants take 2.65 GB. Once you have typed a number, the cell below it runs the dry run, and you see how close you came to what the libraries do.
 """
 
-# %% [markdown] tags=["zh", "of-51f8b7e7"]
+# %% [markdown] tags=["zh", "of-cff401cd"]
 """
-**q1_2（预测）** Qwen3-4B，QLoRA，所有线性层秩 16，2 条长度 1,536 的序列，打开检查点，用 transformers 的完整损失。峰值是多少 GB？请用本节的各项自己算，与 `labkit` 的预测相差 10% 以内就算对。已知：它的 NF4 权重连同量化常数共 2.65 GB。
+**q1_2（先预测，再空跑）** Qwen3-4B，QLoRA，所有线性层秩 16，2 条长度 1,536 的序列，打开检查点，用 transformers 的完整损失。峰值是多少 GB？请用本节的各项自己算，误差在 10% 以内就算对。已知：它的 NF4 权重连同量化常数共 2.65 GB。填好数字之后，再下面的单元格会空跑一次，看看你离这些库的实际行为有多近。
 """
 
 # %%
@@ -891,6 +1019,12 @@ inputs = 2 * four.hidden_size * four.n_layers * tokens
 peak_gb = 2.65 + (adapters + inputs + 12 * four.vocab_size * tokens) / 1e9
 ### END SOLUTION
 check("q1_2", peak_gb)
+
+# %%
+if isinstance(peak_gb, int | float):
+    asked = Step(batch=2, seq_len=1536, loss="full")
+    traced_gb = trace(shape_of("qwen3-4b"), Method(kind="qlora", rank=16), asked).peak_allocated_bytes / 1e9
+    print(f"dry run {traced_gb:.2f} GB; yours {peak_gb:.2f} GB, ratio {peak_gb / traced_gb:.3f}")
 
 # %% [markdown] tags=["en", "hint-q1_2"]
 """
@@ -1002,6 +1136,7 @@ Sentence 1: the path of the gradient. Sentence 2: what stays saved along the pat
 - One decoder layer of Qwen3-1.7B keeps 112,808 bytes per token in full fine-tuning; checkpointing keeps 4,096 and pays with a second forward pass, about a third more arithmetic.
 - Logits and cross-entropy take 12 bytes per token and vocabulary entry: 3.73 GB at 2,048 tokens. A fused or chunked loss removes them.
 - LoRA removes gradients and optimizer states and *adds* activations, 35 % on Qwen3-1.7B with PEFT's defaults. Rank 32 on Qwen3-8B is 87,293,952 parameters.
+- A peak is one of three moments: the loss, the backward pass, or the optimizer. A dry run of Qwen3-1.7B with LoRA at 2,048 tokens shows the first: 15.0 GiB, 7.1 with checkpointing, 4.0 with the fused loss as well.
 - QLoRA shrinks frozen weights: 3.44 to 1.35 GB on 1.7B, 16.38 to 6.07 GB on 8B; k-bit preparation gives part of it back.
 - Say the setting (batch, length, loss, checkpointing, optimizer) and the unit (GB or GiB) with every figure.
 
@@ -1017,7 +1152,7 @@ Sentence 1: the path of the gradient. Sentence 2: what stays saved along the pat
 - PyTorch, [`torch.autograd.graph.saved_tensors_hooks`](https://docs.pytorch.org/docs/stable/autograd.html#torch.autograd.graph.saved_tensors_hooks).
 """
 
-# %% [markdown] tags=["zh", "of-4df977c5"]
+# %% [markdown] tags=["zh", "of-501b91f4"]
 """
 ## 小结
 
@@ -1025,6 +1160,7 @@ Sentence 1: the path of the gradient. Sentence 2: what stays saved along the pat
 - 全参数微调时，Qwen3-1.7B 的一个解码层每个词元保存 112,808 字节；用检查点只留 4,096 字节，代价是多算一次前向，运算量多约三分之一。
 - logits 和交叉熵每个词元、每个词表项占 12 字节：2,048 个词元就是 3.73 GB。融合或分块的损失可以省掉它。
 - LoRA 去掉了梯度和优化器状态，却*增加*了激活值：按 PEFT 默认设置，Qwen3-1.7B 多 35%。Qwen3-8B 秩 32 是 87,293,952 个参数。
+- 峰值出现在三个时刻之一：损失、反向传播或优化器。空跑 Qwen3-1.7B 的 LoRA（2,048 个词元）看到的是第一种：15.0 GiB，加上检查点 7.1 GiB，再加融合损失 4.0 GiB。
 - QLoRA 缩小冻结的权重：1.7B 从 3.44 到 1.35 GB，8B 从 16.38 到 6.07 GB；k-bit 准备又会吐回一部分。
 - 每个数字都要带上设置（批大小、长度、损失、检查点、优化器）和单位（GB 还是 GiB）。
 

@@ -56,6 +56,17 @@ def test_dryrun_takes_the_flags_of_memory_and_prints_the_same_object():
     assert traced["peak_allocated_bytes"] == pytest.approx(predicted["peak_allocated_bytes"], rel=0.03)
 
 
+def test_dryrun_measures_where_there_is_a_gpu_and_says_where_there_is_none(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    flags = ["dryrun", "--model", "tiny", "--method", "lora", "--seq-len", "32", "--measure"]
+    lines = invoke(app, flags).stdout.splitlines()
+    assert [line.split()[0] for line in lines[2:6]] == ["load", "forward", "backward", "optimizer"]
+    assert all("not measured here" in line for line in lines[2:6])
+    printed = json.loads(invoke(app, [*flags, "--json"]).stdout)
+    assert printed["measured"] is None
+    assert len(printed["phases"]) == 4
+
+
 def test_dryrun_shows_prediction_and_trace_side_by_side():
     done = invoke(app, ["dryrun", "--model", "smollm2-135m", "--method", "lora", "--seq-len", "32"])
     assert done.exit_code == 0
@@ -77,7 +88,7 @@ def test_both_commands_have_the_same_flags():
     )
     found = [set(re.findall(r"--[a-z-]+", text)) for text in (memory, dryrun)]
     assert found[0] - found[1] == {"--gpu"}
-    assert found[1] < found[0]
+    assert found[1] - found[0] == {"--measure"}
     assert {"--model", "--kbit-prepare", "--no-kbit-prepare", "--json"} <= found[1]
 
 

@@ -19,6 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = PROJECT["optional-dependencies"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 READMES = ("README.md", "README.zh.md")
+PAPERS = (*READMES, "CONTRIBUTING.md", "docs/environment.md", "docs/memory.md", "docs/memory.zh.md")
 BIG_BYTES = 10**7
 
 
@@ -134,7 +135,7 @@ def test_the_readmes_two_commands_exist(name):
     assert {command.split()[1] for command in commands} <= make_targets()
 
 
-@pytest.mark.parametrize("name", [*READMES, "CONTRIBUTING.md", "docs/environment.md", "docs/memory.md"])
+@pytest.mark.parametrize("name", PAPERS)
 def test_every_make_command_in_the_papers_exists(name):
     assert set(re.findall(r"\bmake ([a-z]+)\b(?=[ `\n])", " ".join(code_spans(name)))) <= make_targets()
 
@@ -169,7 +170,7 @@ def test_the_readmes_call_a_lesson_ready_if_it_is_there(name, folder):
         assert (state in ("planned", "计划中")) == (".ipynb" not in text)
 
 
-@pytest.mark.parametrize("name", [*READMES, "CONTRIBUTING.md", "docs/environment.md", "docs/memory.md"])
+@pytest.mark.parametrize("name", PAPERS)
 def test_links_inside_the_book_lead_somewhere(name):
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", read(name))
     assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []

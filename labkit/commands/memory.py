@@ -42,11 +42,18 @@ def memory(
 
 
 @takes_step_flags
-def dryrun(asked: Asked, as_json: JsonFlag = False) -> None:
+def dryrun(
+    asked: Asked,
+    measure: Annotated[bool, typer.Option("--measure", help="Also run it on the GPU, on random weights.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
     """Trace the training step of the installed libraries without weights or GPU, beside the prediction."""
     from labkit.theory.memory import predict
     from labkit.training.dryrun import trace
 
+    if measure:
+        _measure(asked, as_json=as_json)
+        return
     traced = trace(asked.shape, asked.method, asked.step)
     if as_json:
         print_json(asdict(traced))
@@ -61,3 +68,15 @@ def dryrun(asked: Asked, as_json: JsonFlag = False) -> None:
     out.print(escape(f"peak in {traced.peak_phase}, at {traced.peak_operation}"), soft_wrap=True)
     out.print(f"trainable {traced.trainable_params:,} of {traced.total_params:,} parameters")
     out.print("Not included: CUDA context, cuBLAS workspaces, and what the allocator reserves without using it.")
+
+
+def _measure(asked: Asked, *, as_json: bool) -> None:
+    """Closed form, dry run and the GPU, phase by phase; without CUDA it says "not measured here"."""
+    from labkit.training.comparison import compare
+
+    compared = compare(asked.shape, asked.method, asked.step)
+    if as_json:
+        print_json(compared.as_dict())
+        return
+    for line in compared.lines():
+        out.print(escape(line), soft_wrap=True, highlight=False)

@@ -114,37 +114,6 @@ def memory_bars(predictions: Mapping[str, Prediction], *, cards_gib: Sequence[fl
     return fig
 
 
-def timeline(curves: Mapping[str, Sequence[int]], *, starts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Allocated bytes over one step, one panel a curve, in MiB; the peak is marked.
-
-    Args:
-        curves: label -> bytes after each allocation or release, in order.
-        starts: label -> phase name -> index in the curve at which that phase begins.
-
-    Raises:
-        LabError: there is no curve, or one is empty.
-    """
-    if not curves or any(len(curve) == 0 for curve in curves.values()):
-        raise LabError("timeline with an empty curve", "there is nothing to draw", "record a step first")
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(9, 3), layout="constrained")
-    panels = fig.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-    for axes, (label, curve), colour in zip(panels, curves.items(), PALETTE, strict=False):
-        mib = [size / 2**20 for size in curve]
-        axes.fill_between(range(len(mib)), mib, color=colour, alpha=0.35, linewidth=0)
-        top = max(range(len(mib)), key=mib.__getitem__)
-        axes.plot(top, mib[top], "v", color="#000000", markersize=6)
-        axes.set_title(f"{label}\npeak {mib[top]:.1f} MiB", fontsize=10)
-        for phase, index in starts.get(label, {}).items():
-            axes.axvline(index, color="#555555", linestyle=":", linewidth=1)
-            axes.text(index, 0.01, f" {phase}", rotation=90, fontsize=8, transform=axes.get_xaxis_transform())
-        axes.set_xlabel("allocations and releases, in order", fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("allocated (MiB)")
-    return fig
-
-
 def _stack(axes: Axes, predictions: Mapping[str, Prediction]) -> None:
     labels, lefts = list(predictions), [0.0] * len(predictions)
     for name, colour, hatch in zip(COMPONENTS, PALETTE, HATCHES, strict=True):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,13 +13,14 @@ import torch
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import ModelShape
 from labkit.theory.activations import autocast
-from labkit.theory.memory import COMPONENTS, PHASES, Prediction, check_settings
+from labkit.theory.memory import PHASES, Prediction, check_settings
 from labkit.theory.transients import CHUNK_TOKENS, FUSED_VOCAB
 from labkit.training import meta_model
 from labkit.training.autocast import MetaAutocast
-from labkit.training.ledger import Entry, Ledger, make_optimizer
+from labkit.training.ledger import Ledger, make_optimizer, run_step
 from labkit.training.loading import quiet
 from labkit.training.meta_kernels import MetaLedger, as_on_cuda
+from labkit.training.timeline import Timeline, timeline
 
 
 @dataclass(frozen=True)
@@ -37,33 +38,71 @@ class DryRun(Prediction):
     peak_operation: str
 
 
+@dataclass(frozen=True)
+class TracedStep:
+    """One traced step: its books, and what can be read from them.
+
+    Attributes:
+        shape, method, step: what was traced.
+        trainable_params, total_params: see `Prediction`.
+        ledger: every storage of the step.
+    """
+
+    shape: ModelShape
+    method: Method
+    step: Step
+    trainable_params: int
+    total_params: int
+    ledger: MetaLedger
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """Live bytes by component at every moment of the step."""
+        widths = {self.shape.vocab_size} | ({FUSED_VOCAB} if self.step.loss == "fused" else set())
+        return timeline(self.ledger, widths=widths)
+
+    @cached_property
+    def dry_run(self) -> DryRun:
+        """The peak: its bytes by component, its phase and its operation."""
+        line = self.timeline
+        phases, begin = line.phases, line.at(line.starts["forward"])
+        peak_phase = max(PHASES, key=phases.get)
+        peak = line.peaks[peak_phase]
+        return DryRun(
+            settings={"model": self.shape.name, "method": asdict(self.method), "step": asdict(self.step)},
+            trainable_params=self.trainable_params,
+            total_params=self.total_params,
+            static_bytes=phases["load"] + begin["optimizer_states"],
+            peak_allocated_bytes=phases[peak_phase],
+            peak_phase=peak_phase,
+            peak_operation=self.operation_at(peak),
+            components=line.at(peak),
+            phases=phases,
+        )
+
+    def operation_at(self, moment: int) -> str:
+        """The operation that allocated at a moment of the timeline, with the shape that it allocated."""
+        made = [entry for entry in self.ledger.entries if entry.since == moment - 1 and entry.operation]
+        return f"{made[-1].operation} {list(made[-1].shape)}" if made else "none: what is there when the step begins"
+
+
 def trace(shape: ModelShape, method: Method, step: Step) -> DryRun:
     """Trace one training step in a steady state (the optimizer's states exist); no weights, no GPU, no numbers.
 
     Raises:
         LabError: what `labkit.theory.memory.predict` refuses; a block size that transformers cannot load.
     """
+    return trace_step(shape, method, step).dry_run
+
+
+def trace_step(shape: ModelShape, method: Method, step: Step) -> TracedStep:
+    """`trace` with the books: for the timeline of the step, or to replay its allocations. Raises what `trace` does."""
     check_settings(shape, method)
     with quiet(), as_on_cuda(method, step):  # bitsandbytes prints a note about optional kernels when it is imported
         model = meta_model.build(shape, method, step)
         trained, total = meta_model.count(model)
         ledger = book_step(model, method, step, MetaLedger())
-    loaded = sum(entry.size_bytes for entry in ledger.entries if entry.kind in COMPONENTS[:3])
-    static = loaded + sum(entry.size_bytes for entry in ledger.entries if entry.kind == "optimizer_states")
-    phases = {"load": loaded} | _phase_peaks(ledger)
-    peak = ledger.curve.index(ledger.peak_bytes)
-    widths = {shape.vocab_size} | ({FUSED_VOCAB} if step.loss == "fused" else set())
-    return DryRun(
-        settings={"model": shape.name, "method": asdict(method), "step": asdict(step)},
-        trainable_params=trained,
-        total_params=total,
-        static_bytes=static,
-        peak_allocated_bytes=max(phases.values()),
-        peak_phase=max(PHASES, key=phases.get),
-        peak_operation=_operation(ledger, peak),
-        components=_components(ledger, peak, widths=widths),
-        phases=phases,
-    )
+    return TracedStep(shape, method, step, trained, total, ledger)
 
 
 def book_step(model: torch.nn.Module, method: Method, step: Step, ledger: Ledger) -> Ledger:
@@ -78,15 +117,16 @@ def book_step(model: torch.nn.Module, method: Method, step: Step, ledger: Ledger
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(lambda trained: ledger.mark_gradient(trained.grad))
-    batch = _batch(step, device=held[0].device)
+    batch = batch_of(step, device=held[0].device)
     ledger.add(batch.values(), "temporary")
     gc.collect()  # a storage in a cycle would be released at some later moment
     with quiet(), ledger:
-        _run(model, optimizer, batch, method, step, mark=ledger.mark)
+        run_step(lambda: forward_pass(model, batch, method, step), optimizer, ledger.mark)
     return ledger
 
 
-def _batch(step: Step, *, device: torch.device) -> dict[str, torch.Tensor]:
+def batch_of(step: Step, *, device: torch.device | str) -> dict[str, torch.Tensor]:
+    """Token ids, labels and attention mask of a step, each (batch, seq_len); with padding, one token is masked."""
     ids = torch.zeros(step.batch, step.seq_len, dtype=torch.long, device=device)
     seen = torch.ones_like(ids)
     if step.padded:
@@ -94,30 +134,21 @@ def _batch(step: Step, *, device: torch.device) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "labels": torch.zeros_like(ids), "attention_mask": seen}
 
 
-def _run(model, optimizer, batch: dict, method: Method, step: Step, *, mark: Callable[[str], None]) -> None:
-    """Forward pass and loss, backward pass, update."""
-    mark("forward")
-    region = MetaAutocast() if autocast(method) else nullcontext()
-    with region:
-        loss, output = _loss(model, batch, method, step)
-    if not step.keep_logits:
-        output = None
-    mark("backward")
-    loss.backward()
-    del loss, output
-    mark("optimizer")
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def _loss(model, batch: dict, method: Method, step: Step) -> tuple[torch.Tensor, Any]:
-    """The loss, and the output that holds the logits where there are any."""
-    if step.loss == "full":
+def forward_pass(model, batch: dict, method: Method, step: Step) -> tuple[torch.Tensor, Any]:
+    """The step's loss, and the output that its caller keeps until after the backward pass (None: it keeps none)."""
+    with _region(method, batch["input_ids"].device.type):
+        if step.loss == "fused":
+            return model(**batch, fused_lm_head=True).loss, None
+        if step.loss == "chunked":
+            return _chunked_loss(model, batch, method), None
         output = model(**batch, use_cache=False)
-        return output.loss, output
-    if step.loss == "fused":
-        return model(**batch, fused_lm_head=True).loss, None
-    return _chunked_loss(model, batch, method), None
+        return output.loss, output if step.keep_logits else None
+
+
+def _region(method: Method, device: str) -> contextlib.AbstractContextManager:
+    if not autocast(method):
+        return contextlib.nullcontext()
+    return MetaAutocast() if device == "meta" else torch.autocast(device, torch.bfloat16)
 
 
 def _chunked_loss(model, batch: dict, method: Method) -> torch.Tensor:
@@ -134,37 +165,5 @@ def _chunked_loss(model, batch: dict, method: Method) -> torch.Tensor:
 
     chunks = zip(hidden.split(CHUNK_TOKENS), wanted.split(CHUNK_TOKENS), strict=True)
     del hidden
-    return sum(checkpoint(chunk_loss, *chunk, **meta_model.recomputing(method)) for chunk in chunks) / wanted.numel()
-
-
-def _phase_peaks(ledger: MetaLedger) -> dict[str, int]:
-    bounds = [*ledger.starts.values(), len(ledger.curve) - 1]
-    spans = zip(ledger.starts, bounds, bounds[1:], strict=False)
-    return {phase: max(ledger.curve[first : last + 1]) for phase, first, last in spans}
-
-
-def _operation(ledger: MetaLedger, peak: int) -> str:
-    made = [entry for entry in ledger.entries if entry.since == peak and entry.operation]
-    return f"{made[-1].operation} {list(made[-1].shape)}" if made else "none: what is there when the step begins"
-
-
-def _components(ledger: MetaLedger, peak: int, *, widths: set[int]) -> dict[str, int]:
-    """Bytes at the peak by component; ``widths`` are those of logits."""
-    sizes = dict.fromkeys(COMPONENTS, 0)
-    for entry in ledger.entries:
-        if entry.held_at(peak):
-            sizes[_component(entry, peak, widths, ledger.starts)] += entry.size_bytes
-    return sizes
-
-
-def _component(entry: Entry, peak: int, widths: set[int], starts: dict[str, int]) -> str:
-    if entry.kind:
-        return entry.kind
-    if entry.gradient_since is not None and entry.gradient_since <= peak:
-        return "gradients"
-    if entry.shape[-1:] and entry.shape[-1] in widths and len(entry.shape) < 4:
-        return "logits"
-    outlives = entry.until is None or entry.until > starts["backward"]
-    if entry.recorded and (entry.phase != "forward" or outlives):
-        return "activations"
-    return "temporary"
+    again = meta_model.recomputing(method, device=wanted.device.type)
+    return sum(checkpoint(chunk_loss, *chunk, **again) for chunk in chunks) / wanted.numel()

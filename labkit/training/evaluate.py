@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+LOSS_BATCH, ANSWER_BATCH = 16, 48  # rows per forward pass of a run's two measurements
+
 
 @contextlib.contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:

@@ -18,13 +18,11 @@ from torch.utils._pytree import tree_leaves
 
 from labkit.models.methods import Method
 from labkit.models.shapes import ModelShape
-from labkit.training.loading import load_base, load_tokenizer, lora_config, quiet
+from labkit.training.loading import lora_config, quiet
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
-
-    from labkit.models.profiles import Profile
 
 
 @dataclass(slots=True)
@@ -188,13 +186,15 @@ def add_adapters(model: PreTrainedModel, method: Method) -> PeftModel:
         return get_peft_model(model, lora_config(method), **options).train()
 
 
-def checkpointed(model: Any) -> Any:
-    """``model`` with gradient checkpointing switched on, for a PEFT model as Trainer does it."""
+def checkpointed(model: Any, **options: Any) -> Any:
+    """``model`` with gradient checkpointing of every decoder layer, as transformers' Trainer switches it on.
+
+    ``options`` go to ``torch.utils.checkpoint``; without any, transformers chooses.
+    """
     with quiet():
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable()
-        if hasattr(model, "peft_config"):
-            model.enable_input_require_grads()  # else no gradient would enter the checkpointed layers
+        enable(options or None)
+        model.enable_input_require_grads()  # else no gradient would enter the checkpointed layers of a frozen base
     return model
 
 
@@ -210,27 +210,36 @@ def make_optimizer(model: torch.nn.Module, name: str = "adamw") -> torch.optim.O
     return (AdamW8bit if name == "adamw_8bit" else PagedAdamW8bit)(trained)
 
 
+def run_step(
+    forward: Callable[[], tuple[torch.Tensor, object]],
+    optimizer: torch.optim.Optimizer,
+    mark: Callable[[str], object] = lambda phase: None,
+) -> None:
+    """Forward pass and loss, backward pass, update; the gradients are gone afterwards.
+
+    Args:
+        forward: makes the loss, and whatever its caller keeps until after the backward pass.
+        mark: called with ``forward``, ``backward`` and ``optimizer`` as each begins.
+    """
+    mark("forward")
+    loss, kept = forward()
+    mark("backward")
+    loss.backward()
+    del loss, kept
+    mark("optimizer")
+    optimizer.step()
+    optimizer.zero_grad()
+
+
 def train_step(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     ids: torch.Tensor,
     mark: Callable[[str], object] = lambda phase: None,
 ) -> None:
-    """One forward pass with transformers' own loss, one backward pass, one update; gradients are gone afterwards.
-
-    Args:
-        ids: token ids (batch, seq_len), also the labels.
-        mark: called with ``forward``, ``backward`` and ``optimizer`` as each begins.
-    """
+    """`run_step` with transformers' own loss on token ids (batch, seq_len), which are also the labels."""
     with quiet():
-        mark("forward")
-        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-        mark("backward")
-        loss.backward()
-        del loss
-        mark("optimizer")
-        optimizer.step()
-        optimizer.zero_grad()
+        run_step(lambda: (model(input_ids=ids, labels=ids, use_cache=False).loss, None), optimizer, mark)
 
 
 def record_step(model: torch.nn.Module, ids: torch.Tensor) -> Ledger:
@@ -269,32 +278,3 @@ def step_flops(shape: ModelShape, method: Method, *, length: int = 1024) -> int:
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids, labels=ids, attention_mask=mask, use_cache=False).loss.backward()
     return counter.get_total_flops()
-
-
-def real_model(profile: Profile, method: Method) -> torch.nn.Module:
-    """The profile's pretrained model with the adapters of ``method``, checkpointed, on the GPU if there is one."""
-    from labkit.models.weights import locate
-
-    weights = locate(profile)
-    with quiet():
-        base = load_base(weights, method, tokenizer=load_tokenizer(weights))
-    return checkpointed(add_adapters(base, method))
-
-
-def measured_peak_bytes(profile: Profile, method: Method, *, seq_len: int) -> int | None:
-    """Peak of a second step of the profile's real model on one sequence: by CUDA's own counter, or by a ledger.
-
-    None where a model that needs CUDA has none: then nothing is loaded.
-    """
-    has_cuda = torch.cuda.is_available()
-    if profile.needs_cuda and not has_cuda:
-        return None
-    model = real_model(profile, method)
-    ids = torch.randint(0, model.config.vocab_size, (1, seq_len), device=model.device)
-    if not has_cuda:
-        return record_step(model, ids).peak_bytes
-    optimizer = make_optimizer(model)
-    for _ in range(2):
-        torch.cuda.reset_peak_memory_stats()
-        train_step(model, optimizer, ids)
-    return torch.cuda.max_memory_allocated()

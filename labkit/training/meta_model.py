@@ -1,4 +1,4 @@
-"""A model on meta tensors as the installed stack would build it for a method: frozen, quantized, adapted."""
+"""A model with random weights as the installed stack would build it for a method, on meta tensors or real ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from labkit.models.methods import Method, Step
 from labkit.models.shapes import ModelShape
 from labkit.theory.activations import autocast
 from labkit.training.autocast import MetaAutocast
-from labkit.training.ledger import add_adapters, random_model
-from labkit.training.loading import bnb_config, freeze_all_but, quiet
+from labkit.training.ledger import add_adapters, checkpointed, random_model
+from labkit.training.loading import bnb_config, forbid_cpu_repacking, freeze_all_but
 from labkit.training.meta_kernels import Recomputation
 
 if TYPE_CHECKING:
@@ -24,14 +24,15 @@ def build(shape: ModelShape, method: Method, step: Step, *, device: str = "meta"
     """The model of this shape, ready to train by this method.
 
     Args:
-        device: ``meta``, or ``cpu`` for a real one with random weights (not for a 4-bit base).
+        device: ``meta``, or that of a real one with random weights; a 4-bit base is quantized layer by layer there.
 
     Raises:
         LabError: a block size that transformers cannot load.
     """
-    model = random_model(shape, dtype=method.dtype, device=device, attention=step.attention)
+    first = "meta" if method.quantized else device
+    model = random_model(shape, dtype=method.dtype, device=first, attention=step.attention)
     if method.quantized:
-        quantize(model, method)
+        quantize(model, method, device=device)
     if step.loss == "fused":
         from trl.trainer.utils import add_fused_lm_head
 
@@ -45,23 +46,51 @@ def build(shape: ModelShape, method: Method, step: Step, *, device: str = "meta"
     if method.uses_adapters:
         model = add_adapters(model, method)
         cast_adapters(model, method)
-    return checkpointed(model, method) if step.checkpointing else model
+    return checkpointed(model, **recomputing(method, device=device)) if step.checkpointing else model
 
 
-def quantize(model: PreTrainedModel, method: Method) -> None:
-    """Put the decoder's linears in NF4, by transformers and bitsandbytes themselves."""
+def quantize(model: PreTrainedModel, method: Method, *, device: str = "meta") -> None:
+    """Put the decoder's linears of a model on meta in NF4, by transformers and bitsandbytes themselves.
+
+    On another ``device`` everything gets random numbers there, one 16-bit matrix at a time.
+    """
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
     from transformers.quantizers.base import get_keys_to_not_convert
 
     replace_with_bnb_linear(model, get_keys_to_not_convert(model), bnb_config(method))
     dtype = getattr(torch, method.dtype)
     for linear in quantized_linears(model):
-        linear.weight.data = linear.weight.data.to(dtype)
-        linear.weight._quantize("meta")
+        linear.weight = _with_data(linear.weight, _random(linear.weight, device, dtype))
+        linear.weight._quantize(device)
         if linear.bias is not None:
             linear.bias.data = linear.bias.data.to(dtype)
+    if device != "meta":
+        _materialise(model, device)
+        forbid_cpu_repacking(model)
     model.is_loaded_in_4bit = True
     model.requires_grad_(False)
+
+
+def _with_data(weight: torch.nn.Parameter, data: torch.Tensor) -> torch.nn.Parameter:
+    """A 4-bit parameter that is not quantized yet, with other numbers: those of meta cannot be replaced in place."""
+    options = {name: getattr(weight, name) for name in ("quant_type", "blocksize", "compress_statistics", "module")}
+    return type(weight)(data, requires_grad=False, quant_storage=weight.quant_storage, **options)
+
+
+def _random(like: torch.Tensor, device: str, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(like.shape, dtype=dtype, device=device).normal_(std=0.02)
+
+
+def _materialise(model: PreTrainedModel, device: str) -> None:
+    """Random numbers on ``device`` for what is still on meta, each tensor once; rotary tables are computed."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:
+                real = torch.nn.Parameter(_random(parameter, device, parameter.dtype), requires_grad=False)
+                setattr(module, name, real)
+    with torch.device(device):
+        model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
+    model.tie_weights()
 
 
 def quantized_linears(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
@@ -93,20 +122,13 @@ def cast_adapters(model: torch.nn.Module, method: Method) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def checkpointed(model: torch.nn.Module, method: Method) -> torch.nn.Module:
-    """Recompute every decoder layer, as transformers' Trainer switches it on; autocast is on in both passes."""
-    with quiet():
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=recomputing(method))
-        model.enable_input_require_grads()
-    return model
-
-
-def recomputing(method: Method) -> dict:
-    """Options of ``torch.utils.checkpoint`` for this method."""
+def recomputing(method: Method, *, device: str) -> dict:
+    """Options of ``torch.utils.checkpoint`` for this method; on a real device it restores autocast by itself."""
+    lowered = autocast(method) and device == "meta"
 
     @contextmanager
     def again() -> Iterator[None]:
-        with Recomputation(), MetaAutocast() if autocast(method) else nullcontext():
+        with Recomputation(), MetaAutocast() if lowered else nullcontext():
             yield
 
     return {"use_reentrant": False, "context_fn": lambda: (nullcontext(), again())}

@@ -11,7 +11,9 @@ from labkit.models.profiles import Profile, settled_method
 from labkit.models.shapes import ModelShape
 from labkit.theory.fitting import GIB, OF_A_RUN, RESERVE_GIB, Change, Way, ways_to_fit
 from labkit.theory.memory import moments, predict
+from labkit.training.evaluate import ANSWER_BATCH, LOSS_BATCH
 
+MEASUREMENTS = ("before", "after")  # phases of a run that train nothing
 WAYS = 3  # in a message; `labkit memory --gpu` lists more
 
 
@@ -83,12 +85,20 @@ def out_of_memory(
 
 
 def explained(error: BaseException, shape: ModelShape, profile: Profile, *, phase: str) -> LabError:
-    """An out-of-memory error in the words of the prediction: the phase, its parts, and what would make it fit."""
+    """An out-of-memory error in the words of the prediction: the phase, its parts, and what would make it fit.
+
+    ``phase`` is one of a step, or ``before`` or ``after``: the measurement of held-out rows around the training.
+    """
     parts = predicted_parts(shape, profile, phase)
     named = ", ".join(f"{name.replace('_', ' ')} {size / GIB:.2f}" for name, size in parts.items())
-    rule = f"the GPU ran out of memory in the phase {phase} ({_first_line(error)}); predicted there, in GiB: {named}"
-    fix = advice(shape, profile, free_bytes=_tighter(shape, profile))
-    return LabError(given(shape, profile), f"{rule}, {sum(parts.values()) / GIB:.2f} in all", fix)
+    there = f"predicted there, in GiB: {named}, {sum(parts.values()) / GIB:.2f} in all"
+    if phase in MEASUREMENTS:
+        there += f"; beside it a batch of up to {LOSS_BATCH} rows for the loss, or {ANSWER_BATCH} for the answers"
+        fix = "measure fewer rows at once (eval_rows=8 in run_sft), or stop other programs on the GPU"
+    else:
+        fix = advice(shape, profile, free_bytes=_tighter(shape, profile))
+    rule = f"the GPU ran out of memory in the phase {phase} ({_first_line(error)}); {there}"
+    return LabError(given(shape, profile), rule, fix)
 
 
 def phase_of(error: BaseException) -> str:
@@ -108,9 +118,15 @@ def phase_of(error: BaseException) -> str:
 
 
 def predicted_parts(shape: ModelShape, profile: Profile, phase: str) -> dict[str, int]:
-    """Bytes by component at the largest predicted moment of a phase, largest first, without empty ones."""
+    """Bytes by component at the largest predicted moment of a phase, largest first, without empty ones.
+
+    A measurement holds the loaded model; before the training it has no adapters yet.
+    """
     passed = moments(shape, settled_method(profile), profile.step)
-    held = max((parts for name, parts in passed if name == phase), key=lambda parts: sum(parts.values()))
+    moment = "load" if phase in MEASUREMENTS else phase
+    held = max((parts for name, parts in passed if name == moment), key=lambda parts: sum(parts.values()))
+    if phase == "before":
+        held = {name: size for name, size in held.items() if name != "adapters"}
     return dict(sorted(((name, size) for name, size in held.items() if size), key=lambda item: -item[1]))
 
 

@@ -34,10 +34,12 @@ from labkit.training.room import free_cuda_memory, out_of_memory, refuse_small_g
 from labkit.training.saves import disk_bytes
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from trl import SFTTrainer
+
     from labkit.models.weights import Weights
 
 OnEvent = Callable[[str, dict[str, Any]], None]
-LOSS_BATCH, ANSWER_BATCH = 16, 48  # rows per forward pass of the two measurements
 
 
 def adjusted(profile: Profile, **changes: Any) -> Profile:
@@ -207,18 +209,24 @@ class _Run:
             seq_len = self.profile.seq_len
             self.cut = refuse_long_rows(self.train_rows, self.tokenizer, seq_len=seq_len, truncate=self.truncate)
 
-            def base() -> None:
-                self.model = load_base(weights, settled_method(self.profile), tokenizer=self.tokenizer)
+            def base() -> PreTrainedModel:
+                return load_base(weights, settled_method(self.profile), tokenizer=self.tokenizer)
 
-            if error := out_of_memory(base, self.shape, self.profile, phase="load"):
-                raise error
+            self.model = self._explaining(base, phase="load")
+
+    def _explaining(self, work: Callable[[], Any], *, phase: str) -> Any:
+        """What ``work`` returns, in a phase that leaves nothing to save if the GPU runs out of memory in it."""
+        done: list[Any] = []
+        if error := out_of_memory(lambda: done.append(work()), self.shape, self.profile, phase=phase):
+            raise error
+        return done[0]
 
     def before(self, state: State) -> None:
         if kept := state.kept("before"):
             self.say("the measurement before training is taken from disk")
         else:
             with self.phase("before"):
-                scores, texts = self._scores()
+                scores, texts = self._explaining(self._scores, phase="before")
             kept = state.keep("before", {"scores": scores, "texts": texts, "seconds": self.seconds["before"]})
         self.seconds["before"] = kept["seconds"]
         self.scores_before, self.texts_before = kept["scores"], kept["texts"]
@@ -228,8 +236,8 @@ class _Run:
         from labkit.training.loading import quiet
         from labkit.training.recipe import build_trainer, curve_point, progress_callback
 
-        with self.phase("train") as meter, quiet():
-            trainer = build_trainer(
+        def build() -> SFTTrainer:
+            return build_trainer(
                 self.model,
                 self.tokenizer,
                 self.profile,
@@ -239,6 +247,9 @@ class _Run:
                 truncate=self.truncate,
                 callbacks=[progress_callback(self.tell, bar=self.bar)],
             )
+
+        with self.phase("train") as meter, quiet():
+            trainer = self._explaining(build, phase="load")
             built = meter.seconds
             error = out_of_memory(lambda: state.train(trainer), self.shape, self.profile)
         self.model, self.used = trainer.model, state.used
@@ -261,7 +272,7 @@ class _Run:
     def after(self, draft: Draft) -> RunRecord:
         try:
             with self.phase("after"):
-                scores, texts = self._scores()
+                scores, texts = self._explaining(self._scores, phase="after")
         except BaseException as error:
             self._record(None, None, error=f"{type(error).__name__}: {error}").write(draft.folder)
             raise
@@ -272,13 +283,13 @@ class _Run:
 
     def _scores(self) -> tuple[dict[str, Any], list[str]]:
         rows = self.heldout_rows
-        loss, tokens = evaluate.heldout_loss(self.model, self.tokenizer, rows, batch_size=LOSS_BATCH)
+        loss, tokens = evaluate.heldout_loss(self.model, self.tokenizer, rows, batch_size=evaluate.LOSS_BATCH)
         texts = evaluate.answer(
             self.model,
             self.tokenizer,
             [row.instruction for row in rows],
             max_new_tokens=self.profile.max_new_tokens,
-            batch_size=ANSWER_BATCH,
+            batch_size=evaluate.ANSWER_BATCH,
         )
         report = evaluate.follow_report(rows, texts)
         return {"heldout_loss": loss, "loss_tokens": tokens, "follow": report and asdict(report)}, texts

@@ -12,7 +12,6 @@ from labkit.page.memory_figures import (
     predict_choice,
     settle,
     spare_gib,
-    timeline,
     verdict,
 )
 from labkit.theory.memory import predict
@@ -91,18 +90,6 @@ def test_fitting_keeps_a_gib_free(monkeypatch):
     assert verdict(prediction, 4).startswith("4 GiB 放不下：还差")
 
 
-def test_a_timeline_marks_the_peak_and_the_phases():
-    fig = timeline({"a": [0, 2**20, 3 * 2**20, 0], "b": [0, 1]}, starts={"a": {"backward": 2}})
-    first = fig.axes[0]
-    assert first.get_title() == "a\npeak 3.0 MiB"
-    assert list(first.lines[0].get_xdata()) == [2]
-    assert first.lines[1].get_xdata()[0] == 2
-    assert len(fig.axes) == 2
-
-
-@pytest.mark.parametrize("curves", [{}, {"a": []}])
-def test_nothing_to_draw_is_said(curves):
-    with pytest.raises(LabError, match="nothing to draw"):
-        timeline(curves, starts={})
+def test_nothing_to_draw_is_said():
     with pytest.raises(LabError, match="nothing to draw"):
         memory_bars({})

@@ -15,7 +15,7 @@ from labkit.theory.selection import select
 from labkit.training import dryrun, meta_model
 from labkit.training.autocast import MetaAutocast
 from labkit.training.dryrun import trace
-from labkit.training.ledger import Ledger, add_adapters, make_optimizer, random_model
+from labkit.training.ledger import Ledger, add_adapters, make_optimizer, random_model, run_step
 from labkit.training.meta_kernels import as_on_cuda
 from labkit.training.scan import scores_of
 
@@ -58,12 +58,12 @@ def test_the_dry_run_is_what_torchs_profiler_sees(chosen, step):
     model = meta_model.build(SMALL, chosen, step, device="cpu")
     optimizer = make_optimizer(model, step.optimizer)
     states = list(meta_model.optimizer_states(optimizer))
-    batch = dryrun._batch(step, device="cpu")
+    batch = dryrun.batch_of(step, device="cpu")
     there = {t.untyped_storage().data_ptr(): t.nbytes for t in (*model.parameters(), *model.buffers(), *states)}
     inputs = sum(tensor.nbytes for tensor in batch.values())
     activity = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activity, profile_memory=True) as profile:
-        dryrun._run(model, optimizer, batch, chosen, step, mark=lambda phase: None)
+        run_step(lambda: dryrun.forward_pass(model, batch, chosen, step), optimizer)
     measured = sum(there.values()) + inputs + profiled_peak(profile)
     assert trace(SMALL, chosen, step).peak_allocated_bytes == pytest.approx(measured, rel=0.001)
 

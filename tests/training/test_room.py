@@ -11,7 +11,7 @@ from labkit.models.profiles import PROFILES, settled_method
 from labkit.models.shapes import shape_of
 from labkit.theory.fitting import OF_A_RUN
 from labkit.theory.memory import moments, predict
-from labkit.training import room
+from labkit.training import evaluate, room
 from labkit.training.checkpoints import reload
 from labkit.training.record import read_record
 from labkit.training.run import adjusted, run_sft
@@ -161,6 +161,45 @@ def test_out_of_memory_while_loading_is_explained_too(profile, arguments, monkey
     with pytest.raises(LabError, match="in the phase load"):
         run_sft(profile, tmp_path / "run", **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_out_of_memory_in_the_first_measurement_is_explained_and_leaves_nothing(
+    profile, arguments, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("labkit.training.evaluate.heldout_loss", run_out)
+    with pytest.raises(LabError, match="in the phase before.*2.00 GiB.*parameters.*48 for the answers") as caught_error:
+        run_sft(profile, tmp_path / "run", **arguments)
+    assert "eval_rows=8" in caught_error.value.fix and "adapters" not in caught_error.value.rule
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_of_memory_while_adapters_are_made_is_explained_too(profile, arguments, monkeypatch, tmp_path):
+    monkeypatch.setattr("labkit.training.recipe.build_trainer", run_out)
+    with pytest.raises(LabError, match="in the phase load"):
+        run_sft(profile, tmp_path / "run", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_of_memory_in_the_last_measurement_keeps_the_adapter(profile, arguments, weights, monkeypatch, tmp_path):
+    real, calls = evaluate.answer, []
+
+    def once(*given, **options):
+        calls.append(1)
+        return real(*given, **options) if len(calls) == 1 else run_out()
+
+    monkeypatch.setattr(evaluate, "answer", once)
+    with pytest.raises(LabError, match="in the phase after"):
+        run_sft(profile, tmp_path / "run", **arguments)
+    record = read_record(tmp_path / "run")
+    assert "in the phase after" in record.error and record.after is None
+    assert len(record.curve) == profile.steps
+    reload(tmp_path / "run", weights=weights)
+
+
+@pytest.mark.parametrize("phase", room.MEASUREMENTS)
+def test_a_measurement_holds_the_loaded_model(phase):
+    parts, loaded = (room.predicted_parts(SHAPE, GPU, name) for name in (phase, "load"))
+    assert parts == {name: size for name, size in loaded.items() if phase == "after" or name != "adapters"}
 
 
 def test_the_record_of_a_broken_run_is_json(profile, arguments, tmp_path):
