@@ -126,7 +126,7 @@ def test_the_explanation_is_for_a_person():
     assert state("q5_5", "Too short.")[0] == "wrong"
     text = "One seed and one learning rate cannot tell. With alpha = 2r rank 128 wants a smaller rate. "
     text += "I would run both ranks at three rates with three seeds each."
-    assert state("q5_5", text)[0] == "right"
+    assert state("q5_5", text)[0] == "handed in"
 
 
 def test_every_reason_is_in_both_languages(monkeypatch):

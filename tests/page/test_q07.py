@@ -130,7 +130,7 @@ def test_the_wanted_rank_has_as_many_parameters():
 def test_q7_5_asks_for_sentences():
     assert judge("q7_5", "LoRA.")[0] == "wrong"
     said = "I take LoRA on all linears, at 4.5 GiB. Section 7 found selections no better. Random controls would tell."
-    assert judge("q7_5", said)[0] == "right"
+    assert judge("q7_5", said)[0] == "handed in"
 
 
 def test_reasons_exist_in_both_languages(monkeypatch):
