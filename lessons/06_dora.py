@@ -365,7 +365,7 @@ for dtype in (torch.float32, torch.bfloat16):
         moved = (merging(inputs) - apart).norm() / apart.norm()
         merging.unmerge()
     print(
-        f"{dtype!s:15} outputs differ by {moved:.1e}; W0 is back up to {(merging.base.weight - before).abs().max():.1e}"
+        f"{dtype!s:15} outputs differ by {moved:.1e}; W0 comes back off by up to {(merging.base.weight - before).abs().max():.1e}"
     )
 
 # %% [markdown] tags=["en"]
@@ -560,12 +560,16 @@ for kind, changes in moved.items():
 
 # %% [markdown] tags=["en"]
 """
-On `tiny` the *order* of the paper comes back at the last moment: LoRA ties length and direction together (+0.80), full fine-tuning does not (−0.18), and DoRA lies between (+0.02). The paper's negative *signs* do not: both of those intervals hold zero. And where the points of all moments are thrown together, as in the paper, the numbers are +0.87, +0.37 and +0.53. A correlation depends on what you put into it. (`benchmarks/dora_correlation.py` measures the same on SmolLM2-135M in about half an hour; this edition holds no result of it.)
+On `tiny` the *order* of the paper comes back at the last moment: LoRA ties length and direction together (+0.80), full fine-tuning does not (−0.18), and DoRA lies between (+0.02). The paper's negative *signs* do not: both of those intervals hold zero. And where the points of all moments are thrown together, as in the paper, the numbers are +0.87, +0.37 and +0.53. A correlation depends on what you put into it.
+
+One run each, four layers: enough to show how much the answer depends on the question, not enough to settle it. `benchmarks/dora_correlation.py` makes the same measurement on SmolLM2-135M over three seeds.
 """
 
-# %% [markdown] tags=["zh", "of-c474b744"]
+# %% [markdown] tags=["zh", "of-a8bec8e2"]
 """
-在 `tiny` 上，只看最后一个时刻，论文的*次序*重现了：LoRA 把长度和方向绑在一起（+0.80），全参数微调没有（−0.18），DoRA 在两者之间（+0.02）。但论文的*负号*没有重现：后两个区间都包含零。而像论文那样把所有时刻的点放在一起，得到的是 +0.87、+0.37 和 +0.53。一个相关系数是多少，取决于你往里放了什么。（`benchmarks/dora_correlation.py` 在 SmolLM2-135M 上做同样的测量，大约半小时；这一版没有存它的结果。）
+在 `tiny` 上，只看最后一个时刻，论文的*次序*重现了：LoRA 把长度和方向绑在一起（+0.80），全参数微调没有（−0.18），DoRA 在两者之间（+0.02）。但论文的*负号*没有重现：后两个区间都包含零。而像论文那样把所有时刻的点放在一起，得到的是 +0.87、+0.37 和 +0.53。一个相关系数是多少，取决于你往里放了什么。
+
+每种方法只跑了一次，只有四层：足以说明答案多么取决于怎么问，却不足以定论。`benchmarks/dora_correlation.py` 可以在 SmolLM2-135M 上用三个种子做同样的测量。
 """
 
 # %% [markdown] tags=["en"]
@@ -636,19 +640,19 @@ for race in races:
     found = duel(race)
     mean, low, high = found.percent
     print(f"{race.name}, {found.rates}: {found.difference}, effect {found.difference.effect:+.1f}")
-    print(f"    DoRA is {found.verdict}: {mean:+.1f} % of LoRA's gain ({low:+.1f} to {high:+.1f})")
+    print(f"    verdict on DoRA: {found.verdict}; {mean:+.1f} % of LoRA's gain ({low:+.1f} to {high:+.1f})")
 labkit.reveal("p6_3", -duel(races[0]).percent[0])
 
 # %% [markdown] tags=["en"]
 """
-@@6-verdict-en
+On both models the race is a tie. On `tiny` the difference is 0.000 nats (−0.017 to 0.017, five seeds), on SmolLM2-135M 0.000 (−0.002 to 0.002, three seeds): within 3 % and 0.3 % of what LoRA's training gained. Both methods also have the same best learning rate. Where the rate is too high, neither interval is narrow enough to call a winner. This does not prove that DoRA never helps: the runs are short (32 and 20 steps), the models small, the task one of form. It does show how little is left of a gain when both sides may choose their rate.
 
 **How an unfair race is won.** Fix LoRA at one learning rate that "everybody uses" and give DoRA its best. Look at how large a victory each choice makes, and compare with the interval above.
 """
 
-# %% [markdown] tags=["zh", "of-89002b72"]
+# %% [markdown] tags=["zh", "of-94e13f81"]
 """
-@@6-verdict-zh
+两个模型上都是平局。`tiny` 上的差是 0.000 nat（−0.017 到 0.017，五个种子），SmolLM2-135M 上是 0.000（−0.002 到 0.002，三个种子），分别不到 LoRA 训练收获的 3% 和 0.3%。两种方法最好的学习率也一样。学习率过大时，区间都太宽，分不出胜负。这不能证明 DoRA 永远没用：这些训练很短（32 步和 20 步），模型很小，任务考的又只是形式。但它说明，双方都能自己挑学习率时，优势还剩多少。
 
 **不公平的比赛是怎样赢的。** 把 LoRA 固定在某个“大家都用”的学习率上，让 DoRA 用自己最好的。请看每种选择能造出多大的胜利，再和上面的区间比一比。
 """
@@ -662,11 +666,15 @@ for cell in races[0].where(kind="lora").cells("learning_rate"):
 
 # %% [markdown] tags=["en"]
 """
+Against LoRA at 0.001 DoRA wins by 0.083 nats (0.058 to 0.107), against 0.003 by 0.020 (0.005 to 0.035): both "significant", and both made by the choice of the opponent's learning rate alone.
+
 DoRA's paper sees its largest gains at low ranks. The tiny grid has rank 2 too; expect a small difference, and see whether the interval leaves zero out.
 """
 
-# %% [markdown] tags=["zh", "of-08df1e98"]
+# %% [markdown] tags=["zh", "of-41993ae3"]
 """
+对上学习率 0.001 的 LoRA，DoRA 赢 0.083 nat（0.058 到 0.107）；对上 0.003，赢 0.020（0.005 到 0.035）。两个都“显著”，而这全靠替对手挑了学习率。
+
 DoRA 的论文在低秩时收获最大。小网格里也有秩 2；预期差别很小，请看区间是否避开了零。
 """
 
@@ -674,7 +682,7 @@ DoRA 的论文在低秩时收获最大。小网格里也有秩 2；预期差别�
 low_rank = shipped("dora_tiny")[0].where(kind=["lora", "dora"], rank=2)
 print_rows(rows_of_table(low_rank, down="learning_rate", across="kind"))
 found = duel(low_rank)
-print(f"\nrank 2: {found.difference}, effect {found.difference.effect:+.1f}: DoRA is {found.verdict}")
+print(f"\nrank 2: {found.difference}, effect {found.difference.effect:+.1f}; verdict on DoRA: {found.verdict}")
 
 # %% [markdown] tags=["en"]
 """
@@ -735,14 +743,14 @@ labkit.reveal("p6_1", 100 * (plain_dora["ratio"] - 1))
 
 # %% [markdown] tags=["en"]
 """
-@@7-time-en
+At 128 tokens a step of DoRA took 1.56 times as long (1.29 to 1.88), at 512 tokens 1.33 (1.00 to 1.77; the machine was busy, and the interval says so). With dropout 0.05 on both sides it was 2.16 and 1.85. PEFT's own benchmark on a GPU found 1.26. Little is something else.
 
 Now memory. Lesson 01's closed formula knows DoRA; the setting is your second guess: Qwen3-8B, rank 32, one sequence of 2,048 tokens. Look at the last row, and at what checkpointing does to it.
 """
 
-# %% [markdown] tags=["zh", "of-3c018bb8"]
+# %% [markdown] tags=["zh", "of-746514ec"]
 """
-@@7-time-zh
+128 个词元时，DoRA 一步的时间是 1.56 倍（1.29 到 1.88）；512 个词元时是 1.33 倍（1.00 到 1.77；机器很忙，区间也说明了这一点）。两边都开 dropout 0.05 时，是 2.16 倍和 1.85 倍。PEFT 自己在 GPU 上的基准是 1.26 倍。这可不叫“很小”。
 
 再看显存。第 01 节的公式也会算 DoRA；设置就是你第二个猜测里的：Qwen3-8B，秩 32，一条 2,048 个词元的序列。请看最后一行，再看梯度检查点对它的作用。
 """
@@ -846,30 +854,30 @@ four_bits = [found.where(kind=["qlora", "qdora"]) for found in shipped("dora_tin
 for race in four_bits:
     print_rows(rows_of_table(race, down="learning_rate", across="kind"))
     found = duel(race, "qlora", "qdora")
-    print(f"{race.name}: {found.difference}: QDoRA is {found.verdict}\n")
+    print(f"{race.name}: {found.difference}; verdict on QDoRA: {found.verdict}\n")
 
 # %% [markdown] tags=["en"]
 """
-@@8-verdict-en
+−0.008 nats with an interval of −0.020 to +0.004 over three seeds: noise again, with a mean that leans DoRA's way, as at rank 2. More seeds could show whether the lean is real; it would be about 1 % of the gain.
 
 ## 9. The verdict
 
 What others found: Answer.AI's QDoRA beat QLoRA by 0.19 to 0.23 in exact match on a mathematics task (the paper's section 6.1; large, one run each). PEFT's own benchmark (Llama-3.2-3B, GSM8K, one seed): DoRA 46.9 %, LoRA 47.8 %, with 26 % more time and 10 % more memory; exercise q6_3 asks whether that is a difference at all.
 
-@@9-verdict-en
+And here: no difference in loss that leaves the noise, 1.1 to 2.2 times the time of a step, and between 22 % (dropout 0, checkpointing) and 162 % (the lecture's dropout, no checkpointing) more peak memory on Qwen3-8B in 4 bits. Two small models and short trainings are no proof about yours. But they put the burden where it belongs: before DoRA is switched on, a race on your own data, with LoRA's learning rate tuned.
 
 Last, the lecture's sentences on DoRA, each with what is computed here or published elsewhere. A ✓ agrees with the lecture.
 """
 
-# %% [markdown] tags=["zh", "of-ff96dc69"]
+# %% [markdown] tags=["zh", "of-629ce8e8"]
 """
-@@8-verdict-zh
+−0.008 nat，三个种子的区间是 −0.020 到 +0.004：还是噪声，只是均值和秩 2 时一样略偏向 DoRA。更多的种子才能看出这点偏向是不是真的；就算是真的，也只有收获的 1% 左右。
 
 ## 9. 结论
 
 别人的结果：Answer.AI 的 QDoRA 在一个数学任务上，完全匹配率比 QLoRA 高 0.19–0.23（论文 6.1 节；差别很大，但各只跑了一次）。PEFT 自己的基准（Llama-3.2-3B，GSM8K，一个种子）：DoRA 46.9%，LoRA 47.8%，多花 26% 的时间和 10% 的显存；练习 q6_3 会问，这到底算不算差别。
 
-@@9-verdict-zh
+本书的结果：损失没有超出噪声的差别；一步的时间是 1.1–2.2 倍；4 比特的 Qwen3-8B 上，峰值显存多 22%（dropout 0、开检查点）到 162%（讲义的 dropout、不开检查点）。两个小模型和短训练不能替你的模型下结论，但举证的责任该由谁来负是清楚的：打开 DoRA 之前，先在自己的数据上比一场，并且把 LoRA 的学习率调好。
 
 最后是讲义关于 DoRA 的几句话，逐条列出本书算出的或别处发表的值。✓ 表示与讲义相符。
 """
@@ -1059,11 +1067,11 @@ extra = peak_gb("qdora", 0.0, True) / peak_gb("qlora", 0.0, True) - 1
 defence = text(
     f"I leave DoRA off: with both learning rates tuned its loss differs from LoRA's by {found.mean:+.3f} nats, and the "
     f"interval of {found.low:+.3f} to {found.high:+.3f} says how little five seeds can claim about it. It would cost "
-    f"{extra:.0%} more peak memory with checkpointing and a step that takes half as long again on our CPU. A race on our "
+    f"{extra:.0%} more peak memory with checkpointing and steps that take 1.3 to 1.6 times as long on our CPU. A race on our "
     "own data with at least three seeds, each method at its own best rate, whose interval leaves zero out by more than "
     "the extra time could buy LoRA in further steps, would change my mind.",
     f"我不打开 DoRA：双方都调过学习率之后，损失之差只有 {found.mean:+.3f} nat，区间 {found.low:+.3f} 到 {found.high:+.3f} "
-    f"说明五个种子能断言的很有限。它在开检查点时要多占 {extra:.0%} 的峰值显存，在我们的 CPU 上每步还要多花约一半的时间。"
+    f"说明五个种子能断言的很有限。它在开检查点时要多占 {extra:.0%} 的峰值显存，在我们的 CPU 上每步要花 1.3–1.6 倍的时间。"
     "如果在我们自己的数据上，至少三个种子、双方各用最好的学习率，区间不含零，而且差别大于 LoRA 用同样的额外时间多训练几步的收获，我就改变主意。",
 )
 ### END SOLUTION
@@ -1094,7 +1102,9 @@ Sentence 1: mean, low and high, and what they allow you to say. Sentence 2: a ra
 - DoRA trains W' = m · V / |V| with V = W0 + (alpha/r) B A: one magnitude for each *output*, a row of a PyTorch weight. 1,400,832 more parameters on Qwen3-8B, 0.02 %.
 - A test on a square layer cannot find the wrong axis: it loads, runs and trains, and computes another model.
 - By hand it equals PEFT to the last bit, gradients included. The detached norm leaves out the part of the gradient along the row and saves a matrix of the weight's size in every layer; learning did not suffer.
-@@summary-en
+- With both learning rates tuned neither method wins: 0.000 nats apart on `tiny` (−0.017 to +0.017, five seeds) and on SmolLM2-135M (−0.002 to +0.002, three seeds). Against an untuned LoRA DoRA "wins" by 0.020 to 0.083 nats on `tiny`.
+- The paper's correlations depend on what is put in: at the last moment the order (LoRA above DoRA above full fine-tuning) came back on `tiny`, the negative signs did not.
+- A step took 1.3 to 1.6 times as long on a CPU without dropout, 1.9 to 2.2 times with it.
 - DoRA wants dropout 0 and checkpointing: with dropout on a 16-bit or 4-bit base autograd keeps a float32 copy of every weight.
 
 **Next:** [07 · Spectrum: train less, choose better?](07_spectrum.ipynb)
@@ -1108,14 +1118,16 @@ Sentence 1: mean, low and high, and what they allow you to say. Sentence 2: a ra
 - Cohen, *Statistical Power Analysis for the Behavioral Sciences*, 1988: effect sizes.
 """
 
-# %% [markdown] tags=["zh", "of-c1c04af1"]
+# %% [markdown] tags=["zh", "of-d5272f53"]
 """
 ## 小结
 
 - DoRA 训练的是 W' = m · V / |V|，其中 V = W0 + (alpha/r) B A：每个*输出*一个幅度，也就是 PyTorch 权重的一行。Qwen3-8B 多 1,400,832 个参数，占 0.02%。
 - 在方阵上做的测试发现不了错误的轴：它能加载、能运行、能训练，只是算的是另一个模型。
 - 手写的层与 PEFT 逐比特相同，梯度也是。给范数 detach，丢掉的是梯度沿着行方向的部分，省下的是每层一个权重大小的矩阵；学习没有受影响。
-@@summary-zh
+- 双方都调好学习率，谁也没赢：`tiny` 上相差 0.000 nat（−0.017 到 +0.017，五个种子），SmolLM2-135M 上相差 0.000（−0.002 到 +0.002，三个种子）。在 `tiny` 上对上没调学习率的 LoRA，DoRA 能“赢” 0.020 到 0.083 nat。
+- 论文里的相关系数取决于放进去的是什么：只看最后一个时刻，`tiny` 上重现了次序（LoRA 高于 DoRA，DoRA 高于全参数微调），负号没有重现。
+- 在 CPU 上，不开 dropout 时一步的时间是 1.3–1.6 倍，开了是 1.9–2.2 倍。
 - 用 DoRA 要把 dropout 设为 0，并打开梯度检查点：在 16 位或 4 位基座上开 dropout，autograd 会为每个权重留一份 float32 副本。
 
 **下一节：**[07 · Spectrum：少训练，选得更好？](07_spectrum.ipynb)

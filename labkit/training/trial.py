@@ -23,10 +23,11 @@ from labkit.models.shapes import shape_of
 from labkit.theory.memory import predict
 from labkit.training import evaluate
 from labkit.training.checkpoints import located
+from labkit.training.evaluate import ANSWER_BATCH, LOSS_BATCH
 from labkit.training.grid import Trial
 from labkit.training.measure import Meter
 from labkit.training.record import hardware, versions
-from labkit.training.run import ANSWER_BATCH, LOSS_BATCH, rows_of
+from labkit.training.run import rows_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -207,7 +207,7 @@ def test_the_wanted_decision_is_scipys_paired_test(lora, dora, right):
         (
             "I stay with LoRA here. The difference is 0.003 nats and its interval of -0.01 to 0.02 spans zero. A step "
             "of DoRA takes half as long again, and that buys nothing I could measure.",
-            "right",
+            "handed in",
         ),
         ("DoRA is better.", "wrong"),
         (..., "not attempted"),
