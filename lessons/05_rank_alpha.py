@@ -86,22 +86,20 @@ labkit.predict("p5_3", ..., unit="% more memory")
 """
 The tools: lesson 02's planted task, the sweep that `labkit sweep` runs, intervals from scipy. Look at the profile's own ranks and seeds.
 
-> **What changes on `laptop` and `gpu`.** Only section 3 trains: six short runs of the profile's model, a quarter of lesson 04's steps each. `laptop` needs about ten minutes for them on two CPU cores, `gpu` a few minutes on a 4090. Everything else reads runs that were made with `labkit sweep` and are in the book; section 9 has those on real weights.
+> **What changes on `laptop` and `gpu`.** Only section 3 trains: six short runs of the profile's model, a quarter of lesson 04's steps each. `laptop` needs about ten minutes for them on two CPU cores; nobody has timed `gpu` for this edition. Everything else reads runs that were made with `labkit sweep` and are in the book; section 9 has those on real weights.
 """
 
-# %% [markdown] tags=["zh", "of-f650ec32"]
+# %% [markdown] tags=["zh", "of-dca557d3"]
 """
 要用到的工具：第 02 节埋好更新量的任务、`labkit sweep` 背后的程序、scipy 算出的区间。请看本配置自带的秩和种子。
 
-> **换成 `laptop` 或 `gpu` 会怎样？** 只有第 3 部分要训练：用配置中的模型做六次短训练，每次是第 04 节步数的四分之一。`laptop` 在两个 CPU 核上大约十分钟，`gpu` 在 4090 上几分钟。其余部分读的都是事先用 `labkit sweep` 跑好、随书附带的结果；真实权重上的结果在第 9 部分。
+> **换成 `laptop` 或 `gpu` 会怎样？** 只有第 3 部分要训练：用配置中的模型做六次短训练，每次是第 04 节步数的四分之一。`laptop` 在两个 CPU 核上大约十分钟；`gpu` 这一版没有实测。其余部分读的都是事先用 `labkit sweep` 跑好、随书附带的结果；真实权重上的结果在第 9 部分。
 """
 
 # %%
-from datetime import datetime
-from pathlib import Path
-
 from labkit.files import write_text
 from labkit.models.methods import TARGETS, Method
+from labkit.models.places import runs_folder
 from labkit.models.profiles import PROFILES
 from labkit.models.shapes import shape_of
 from labkit.page.results import Results, load_results, print_rows, rows_of_table, shipped
@@ -181,7 +179,7 @@ name = "live"
 rank = [{profile.ranks[0]}, {profile.ranks[-1]}]
 seeds = [0, 1, 2]
 '''
-out = Path("runs") / f"lesson05-{datetime.now():%Y%m%d-%H%M%S}"
+out = runs_folder() / f"lesson05-{profile.name}"
 trials = read_grid(write_text(out / "grid.toml", grid), profile=profile.name)
 print(len(trials), "trials; the first:", trials[0].settings)
 
@@ -203,12 +201,12 @@ except labkit.LabError as error:
 
 # %% [markdown] tags=["en"]
 """
-Each trial is lesson 04's run: same loading, same trainer, same audit, but only the held-out loss is measured afterwards, and no adapter is kept. A finished trial is one line in the results file, on the disk before the next one begins. The six runs take about 20 seconds on `tiny`; watch the losses of the same rank differ.
+Each trial is lesson 04's run: same loading, same trainer, same audit, but only the held-out loss is measured afterwards, and no adapter is kept. A finished trial is one line in the results file, on the disk before the next one begins. The six runs take about 20 seconds on `tiny`; watch the losses of the same rank differ. (After a restart of the kernel the trials in that file are not run again; delete the file to redo them.)
 """
 
-# %% [markdown] tags=["zh", "of-5c60cacc"]
+# %% [markdown] tags=["zh", "of-ce78fb84"]
 """
-每次试验就是第 04 节的那次训练：同样的加载、同样的训练器、同样的检查，只是训练后只测留出集损失，也不保留适配器。一次试验做完，就在结果文件里写下一行；先落盘，再开始下一次。六次训练在 `tiny` 上约 20 秒。请看同一个秩的损失彼此差多少。
+每次试验就是第 04 节的那次训练：同样的加载、同样的训练器、同样的检查，只是训练后只测留出集损失，也不保留适配器。一次试验做完，就在结果文件里写下一行；先落盘，再开始下一次。六次训练在 `tiny` 上约 20 秒。请看同一个秩的损失彼此差多少。（重启内核之后，文件里已有的试验不会重跑；想重做就删掉这个文件。）
 """
 
 # %%
