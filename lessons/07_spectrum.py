@@ -612,18 +612,40 @@ labkit.reveal("p7_3", difference(by_name["LoRA, everywhere"], by_name["LoRA, hig
 
 # %% [markdown] tags=["en"]
 """
+The same on real weights: SmolLM2-135M, 30 layers to choose from, its shipped scan, 20 steps of 4 rows (`data/grids/spectrum_laptop.toml`, two CPU cores of an AMD EPYC, 25 November 2026). One learning rate for all LoRA arms and one for all whole ones; the random arms are three draws. Look again at the highest quarter beside quarters drawn by chance.
+"""
+
+# %% [markdown] tags=["zh", "of-0d94ec02"]
+"""
+换成真实权重再看一遍：SmolLM2-135M，有 30 层可选，用书里附带的扫描结果，训练 20 步、每步 4 条（`data/grids/spectrum_laptop.toml`，两个 AMD EPYC 核心，2026 年 11 月 25 日）。所有 LoRA 组用同一个学习率，所有整块训练的组用另一个；随机组是三次抽取。请再看最高的四分之一和随机抽取的四分之一。
+"""
+
+# %%
+real = arms_of(read_rows(data_folder() / "results" / "spectrum_laptop.jsonl"))
+print_rows(table(real, baseline="LoRA, everywhere"))
+by_real = {arm.name: arm for arm in real}
+for first, second in (("LoRA, random", "LoRA, high"), ("full, random", "full, high")):
+    gap = difference(by_real[first], by_real[second])
+    print(f"{second} minus {first}: {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})")
+
+# %% [markdown] tags=["en"]
+"""
 So, on the tiny model, with 24 steps: **LoRA everywhere is clearly better than LoRA on the highest quarter at the same number of parameters** (4.939 against 5.017 nats a token; a difference of 0.078, interval 0.039 to 0.117), and better than every other selection as well. Among selections the score does not help: the highest quarter is not better than quarters drawn by chance, with LoRA (+0.021) or whole (+0.028), and its mean is even the worst of each three; but these intervals hold zero, so that order is noise. What hurts is having only a quarter of the modules, not which quarter.
 
-How far does this carry? One model of a million parameters, short trainings, one task, three trials an arm, and a scan in which every type has four layers to choose from. It refutes "Spectrum beats LoRA everywhere" as a rule. It does not show that no selection ever helps on a large model; for that, run `data/grids/spectrum_laptop.toml`, or your own.
+On SmolLM2-135M the score does worse than not helping: **the highest quarter loses to quarters drawn by chance**, by 0.060 nats with LoRA (0.018 to 0.102) and by 0.075 whole (0.042 to 0.108), and to LoRA everywhere by 0.052 (0.015 to 0.090). A quarter drawn by chance, at the same number of parameters, ties with LoRA everywhere. Section 4 has a hint of the reason: there the score runs against the number of clear directions. (The rates were not tuned arm by arm: one whole trial of the highest quarter at 0.001 reached 2.36.)
+
+How far does this carry? Two small models, short trainings, one task, three trials an arm. It refutes "Spectrum beats LoRA everywhere" as a rule. It does not show that no selection ever helps on a large model, after a long training; for that, run a grid of your own, with its controls.
 
 What does the paper itself report? Not what the lecture says. It compares full fine-tuning, QLoRA, Spectrum-50, Spectrum-25 and Spectrum with QLoRA, on 8 × L40S; its memory per GPU falls from 24.9 GB (full) to 19.2 (Spectrum-25), and QLoRA needs 21.3; on one GPU QLoRA needs 23.4 and Spectrum-25 27.5. No comparison at an equal number of parameters is made, and Spectrum with QLoRA is called "almost identical" to QLoRA. The ledger:
 """
 
-# %% [markdown] tags=["zh", "of-23fd699e"]
+# %% [markdown] tags=["zh", "of-d8921b3e"]
 """
 于是，在这个小模型上、24 步的训练里：**参数量相同时，处处 LoRA 明显好于只放在最高四分之一上的 LoRA**（每个词元 4.939 对 5.017 nat；相差 0.078，区间 0.039 到 0.117），也好于其他任何一种选择。在各种选择之间，分数并没有帮助：无论加 LoRA（+0.021）还是整块训练（+0.028），最高的四分之一都不比随机抽取的更好，它的平均值甚至是三者中最差的；不过这些区间都包含零，所以这个次序只是噪声。吃亏的原因是只有四分之一的模块，而不是选了哪四分之一。
 
-这个结论能推多远？一个百万参数的模型，短训练，一个任务，每方三次，而且每类模块只有四层可选。它足以否定“Spectrum 优于处处 LoRA”这条规律；但不能说明大模型上任何选择都没有用——那要跑 `data/grids/spectrum_laptop.toml`，或者你自己的网格。
+在 SmolLM2-135M 上，分数不只是没帮上忙：**最高的四分之一输给了随机抽取的四分之一**，加 LoRA 时差 0.060 nat（0.018 到 0.102），整块训练时差 0.075（0.042 到 0.108），也输给处处 LoRA 0.052（0.015 到 0.090）。而参数量相同时，随机抽取的四分之一与处处 LoRA 打平。原因在第 4 部分可以看出端倪：在那里，分数与超出噪声的方向数正好相反。（学习率没有逐组调过：最高四分之一整块训练，有一次用 0.001，到了 2.36。）
+
+这个结论能推多远？两个小模型，短训练，一个任务，每方三次。它足以否定“Spectrum 优于处处 LoRA”这条规律；但不能说明在大模型上训练得久一些之后，任何选择都没有用。要知道那个，请跑你自己的网格，并且带上对照。
 
 论文自己报告了什么？不是讲义说的那样。它在 8 × L40S 上比较了全参数微调、QLoRA、Spectrum-50、Spectrum-25 和 Spectrum 加 QLoRA；每卡显存从 24.9 GB（全参数）降到 19.2（Spectrum-25），QLoRA 是 21.3；单卡上 QLoRA 要 23.4，Spectrum-25 要 27.5。论文没有做参数量相等的比较，并且说 Spectrum 加 QLoRA 与 QLoRA“几乎相同”。账本如下：
 """
@@ -660,18 +682,18 @@ How to read it, line by line:
 |---|---|
 | PEFT or full | Memory is the case for PEFT, and it is strong: 12 bytes a parameter against 2 and a little (lesson 01). "Low rank" is half the truth: most of the *useful* update is low-rank in short trainings (lesson 02) |
 | LoRA or QLoRA | QLoRA where weights are what does not fit: Qwen3-8B 16.4 to 6.1 GB. On a small model activations and logits decide, and 4 bits help little (lessons 01, 03, 04) |
-| rank | 32 is a start, not an optimum. Rank is a capacity: sweep it together with the learning rate (lessons 02, 05) |
-| alpha | alpha and the learning rate turn one knob. Fix alpha = 2r if you like, then tune the rate (lessons 02, 05) |
-| targets | all linears; at equal parameters the question is open until you sweep (lesson 05) |
+| rank | 32 is a start, not an optimum. Rank is a capacity: with a learning rate of its own each, ranks 2, 16 and 64 tied on SmolLM2-135M (lessons 02, 05) |
+| alpha | With Adam, c times alpha acts about like √c times the learning rate. Fix alpha = 2r if you like, then tune the rate, for every rank anew (lessons 02, 05) |
+| targets | all linears: at equal parameters attention alone was 0.06 nats worse, the MLP alone as good (tiny model, lesson 05) |
 | dropout | 0.05 is what papers use; that it prevents overfitting was not measured here. It costs memory, and DoRA time (lessons 01, 06) |
 | precision | bfloat16 where the GPU has units for it; a T4 has none. Keep adapters in float32: small steps are lost in bfloat16 (lesson 04) |
-| DoRA | a little more capacity for more time per step; see lesson 06's race at tuned rates |
-| Spectrum | published as full fine-tuning of selected modules; a real memory saver; its score is no measure of signal, and here it did not beat its controls |
+| DoRA | no gain outside the noise on two models at tuned rates, for 1.1 to 2.2 times the time of a step (lesson 06) |
+| Spectrum | published as full fine-tuning of selected modules; a real memory saver; its score is no measure of signal: on SmolLM2-135M its choice lost to chance |
 
 And the whole ledger of this book, to close it: `labkit lecture` prints it. The count of verdicts:
 """
 
-# %% [markdown] tags=["zh", "of-9b30ff30"]
+# %% [markdown] tags=["zh", "of-3c846aac"]
 """
 逐行怎么读：
 
@@ -679,13 +701,13 @@ And the whole ledger of this book, to close it: `labkit lecture` prints it. The 
 |---|---|
 | PEFT 还是全参数 | PEFT 的理由是显存，而且很充分：每个参数 12 字节对 2 字节多一点（第 01 节）。“低秩”只对一半：短训练中，更新量里*有用*的部分大多低秩（第 02 节） |
 | LoRA 还是 QLoRA | 装不下的是权重时用 QLoRA：Qwen3-8B 从 16.4 GB 降到 6.1 GB。模型小的时候，激活值和 logits 说了算，4 比特帮不上多少（第 01、03、04 节） |
-| 秩 | 32 是起点，不是最优。秩是容量：要和学习率一起扫（第 02、05 节） |
-| alpha | alpha 和学习率是同一个旋钮。想固定 alpha = 2r 也行，然后调学习率（第 02、05 节） |
-| 目标层 | 所有线性层；参数量相等时谁更好，要扫过才知道（第 05 节） |
+| 秩 | 32 是起点，不是最优。秩是容量：各用自己的学习率时，秩 2、16、64 在 SmolLM2-135M 上打平（第 02、05 节） |
+| alpha | 用 Adam 时，alpha 乘 c 大致相当于学习率乘 √c。想固定 alpha = 2r 也行，但每换一个秩都要重调学习率（第 02、05 节） |
+| 目标层 | 所有线性层：参数量相等时，只放注意力差 0.06 nat，只放 MLP 一样好（小模型，第 05 节） |
 | dropout | 0.05 是论文常用值；它能否防止过拟合，本书没有测。它要占显存，对 DoRA 还要占时间（第 01、06 节） |
 | 精度 | GPU 有 BF16 单元就用 BF16；T4 没有。适配器留在 float32：BF16 会丢掉小步（第 04 节） |
-| DoRA | 多一点容量，每步多花一些时间；看第 06 节在各自最好学习率下的比赛 |
-| Spectrum | 论文里是对选中模块做全参数微调；确实省显存；它的分数量的不是信号，在这里也没有赢过对照 |
+| DoRA | 学习率都调好后，两个模型上都没有超出噪声的好处，一步的时间却是 1.1–2.2 倍（第 06 节） |
+| Spectrum | 论文里是对选中模块做全参数微调；确实省显存；它的分数量的不是信号：在 SmolLM2-135M 上，它选的输给了随机抽的 |
 
 最后是整本书的账本，用 `labkit lecture` 可以打印出来。各种结论的数目：
 """
@@ -906,7 +928,7 @@ Sentence 1: the choice and its predicted peak (labkit memory --model qwen3-1.7b 
 - Spectrum's threshold is no such edge: of pure noise it passes 24 % (square) to 91 % (3 : 1) and all (4 : 1). Its score falls when signal is planted, halves when a matrix is doubled, and ranks an empty matrix first.
 - On SmolLM2-135M the score runs *against* the number of clear directions in five of seven module types; the highest score of all, 27.v_proj, has none.
 - As published, selected modules train whole. That saves memory: a quarter of SmolLM2's modules is predicted at 56 % of full fine-tuning's peak (float-16 weights, batch 4 × 256).
-- In 55 short trainings of the tiny model LoRA everywhere beat LoRA on the highest quarter at 77,824 parameters each (by 0.078 nats a token, 0.039 to 0.117), and the highest quarter was no better than quarters drawn by chance.
+- In 55 short trainings of the tiny model LoRA everywhere beat LoRA on the highest quarter at 77,824 parameters each (by 0.078 nats a token, 0.039 to 0.117), and the highest quarter was no better than quarters drawn by chance. On SmolLM2-135M it was worse than chance (by 0.060 nats with LoRA, 0.018 to 0.102).
 - The honest test of a selection is a control: as many modules, drawn by chance.
 
 This was the last lesson. What remains is yours: take a claim that you believe, and measure it.
@@ -920,7 +942,7 @@ This was the last lesson. What remains is yours: take a claim that you believe, 
 - Johnstone, *On the distribution of the largest eigenvalue in principal components analysis*, The Annals of Statistics 29, 2001: the edge's own spread.
 """
 
-# %% [markdown] tags=["zh", "of-1283142f"]
+# %% [markdown] tags=["zh", "of-8ed68973"]
 """
 ## 小结
 
@@ -928,7 +950,7 @@ This was the last lesson. What remains is yours: take a claim that you believe, 
 - Spectrum 的阈值不是这样的边缘：纯噪声有 24%（方阵）到 91%（3 : 1）乃至全部（4 : 1）超过它。埋入信号分数反而下降，矩阵翻倍分数减半，空矩阵排第一。
 - 在 SmolLM2-135M 上，七类模块里有五类的分数与超出噪声的方向数*相反*；分数最高的 27.v_proj 一个方向也没有。
 - 论文里选中的模块是整块训练的。这省显存：SmolLM2 四分之一的模块，预测峰值是全参数微调的 56%（16 位权重，批 4 × 256）。
-- 在小模型的 55 次短训练里，各 77,824 个参数，处处 LoRA 胜过最高四分之一上的 LoRA（每个词元 0.078 nat，区间 0.039 到 0.117）；最高的四分之一也不比随机抽取的四分之一更好。
+- 在小模型的 55 次短训练里，各 77,824 个参数，处处 LoRA 胜过最高四分之一上的 LoRA（每个词元 0.078 nat，区间 0.039 到 0.117）；最高的四分之一也不比随机抽取的四分之一更好。在 SmolLM2-135M 上，它比随机抽取的还差（加 LoRA 时差 0.060 nat，0.018 到 0.102）。
 - 检验一种选择，诚实的办法是对照：同样多的模块，随机抽取。
 
 这是最后一节。剩下的交给你：挑一个你相信的说法，去测一测。
