@@ -686,6 +686,21 @@ print(f"\nrank 2: {found.difference}, effect {found.difference.effect:+.1f}; ver
 
 # %% [markdown] tags=["en"]
 """
+All runs of the two races, to look at yourself. Choose the block, what stands across and which measure; find the setting of `dora_laptop` with the lowest loss, and which others the line under the controls counts beside it.
+"""
+
+# %% [markdown] tags=["zh", "of-733176d1"]
+"""
+两场比赛的全部结果都在这里，自己拨一拨。选实验、横轴和指标；找出 `dora_laptop` 里损失最低的设置，再看控件下面那行字说还有哪些设置与它分不出高下。
+"""
+
+# %%
+from labkit.page.explorers import results_explorer
+
+results_explorer(*shipped("dora_tiny", "dora_laptop"))
+
+# %% [markdown] tags=["en"]
+"""
 ## 7. What it costs
 
 **"Few extra parameters mean little extra cost."** 0.02 % more parameters; now the time. The two methods take turns in one process, and the ratio is taken within each round, so that whatever else the machine does drops out. First here, on the tiny model; the brackets are a 95 % interval (Student's t on the logarithms).

@@ -630,6 +630,22 @@ for first, second in (("LoRA, random", "LoRA, high"), ("full, random", "full, hi
 
 # %% [markdown] tags=["en"]
 """
+Both sweeps in the explorer: choose an arm as the block, and see what its learning rates did.
+"""
+
+# %% [markdown] tags=["zh", "of-863c0dbe"]
+"""
+两组实验都放进探索器：把一组选作实验，看看不同的学习率对它有什么影响。
+"""
+
+# %%
+from labkit.page.explorers import results_explorer
+from labkit.page.results import shipped
+
+results_explorer(*shipped("spectrum_tiny", "spectrum_laptop"))
+
+# %% [markdown] tags=["en"]
+"""
 So, on the tiny model, with 24 steps: **LoRA everywhere is clearly better than LoRA on the highest quarter at the same number of parameters** (4.939 against 5.017 nats a token; a difference of 0.078, interval 0.039 to 0.117), and better than every other selection as well. Among selections the score does not help: the highest quarter is not better than quarters drawn by chance, with LoRA (+0.021) or whole (+0.028), and its mean is even the worst of each three; but these intervals hold zero, so that order is noise. What hurts is having only a quarter of the modules, not which quarter.
 
 On SmolLM2-135M the score does worse than not helping: **the highest quarter loses to quarters drawn by chance**, by 0.060 nats with LoRA (0.018 to 0.102) and by 0.075 whole (0.042 to 0.108), and to LoRA everywhere by 0.052 (0.015 to 0.090). A quarter drawn by chance, at the same number of parameters, ties with LoRA everywhere. Section 4 has a hint of the reason: there the score runs against the number of clear directions. (The rates were not tuned arm by arm: one whole trial of the highest quarter at 0.001 reached 2.36.)

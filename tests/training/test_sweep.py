@@ -200,7 +200,7 @@ from labkit.training.sweep import run_sweep
 from labkit.training.trial import blank_row
 
 def run(trial):
-    time.sleep(0.002)
+    time.sleep(0.01)
     return blank_row(trial) | {"heldout_loss_after": float(trial.seed), "padding": "x" * 3000}
 
 print("ready", flush=True)

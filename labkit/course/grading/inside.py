@@ -69,11 +69,15 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     client = NotebookClient(
         notebook, timeout=limits["cell_seconds"], kernel_name="python3", allow_errors=True, interrupt_on_timeout=False
     )
+    replies: list[
+        dict[str, Any]
+    ] = []  # a flooded kernel may lose its error's output; its reply still says that it failed
+    client.on_cell_executed = lambda execute_reply, **_: replies.append(execute_reply["content"])
     try:
         with client.setup_kernel():
             for place, cell in enumerate(notebook.cells):
                 client.execute_cell(cell, place)
-                found["cells"].append(_seen(cell))
+                found["cells"].append(_seen(cell, replies[-1] if replies else {}))
             for id, calls in job["calls"].items():
                 found["answers"][id] = _call(client, notebook, calls)
             client.set_widgets_metadata()
@@ -106,9 +110,11 @@ def _call(client: Any, notebook: Any, calls: dict[str, Any]) -> list[Any] | None
         return None
 
 
-def _seen(cell: Any) -> dict[str, Any]:
+def _seen(cell: Any, reply: dict[str, Any]) -> dict[str, Any]:
     error = next((output for output in cell.outputs if output.output_type == "error"), None)
-    return {"error": f"{error.ename}: {error.evalue}"[:MAX_SAID] if error else None}
+    if error is None and reply.get("status", "ok") != "ok":
+        error = reply
+    return {"error": f"{error.get('ename')}: {error.get('evalue')}"[:MAX_SAID] if error else None}
 
 
 def _widget_error(notebook: Any) -> str | None:

@@ -236,7 +236,7 @@ def test_a_flood_of_output_and_a_broken_report_end_the_run():
     found = run(
         "while True: print('x' * 100_000)", limits=LIMITS.model_copy(update={"cell_seconds": 5, "notebook_seconds": 20})
     )
-    assert found["ended"] is not None
+    assert found["ended"] or found["cells"][0]["error"]  # out of time or memory, whichever its limit catches first
     for report in (b"", b"[" * 10**6, b"[]", b"\xff", b'{"answers": 3}'[:-1]):
         assert _read_report(sandbox.Outcome(report, None, 0.0))["ended"]
 
