@@ -18,8 +18,9 @@ from labkit.page.records import PREFIX, cell_hash
 MAX_CELLS, MAX_OUTPUTS, MAX_RECORDS = 2000, 400, 20
 MAX_RECORD_CHARACTERS = 64_000
 CHECKED = re.compile(r"""^\s*(?:labkit\.)?check\(\s*["'](q\d{1,3}_\d{1,3})["']""", flags=re.M)
+# What a lesson itself takes from its questions (constants, sample patients) is no meddling.
 MEDDLING = re.compile(
-    r"labkit-record|labkit\.page\.(?:exercises|records|questions\.q\d+\s+import\s+(?!patients|OLD_RECIPE))"
+    r"labkit-record|labkit\.page\.(?:exercises|records|questions\.q\d+\s+import\s+(?!patients\b|[A-Z][A-Z0-9_]*\b))"
     r"|make_record|find_question|\bjudge\(|^\s*def\s+(?:check|predict)\b|^\s*(?:labkit\.)?check\s*=",
     flags=re.M,
 )

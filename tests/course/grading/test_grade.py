@@ -19,7 +19,8 @@ import pytest
 from typer.testing import CliRunner
 
 from labkit.cli import app
-from labkit.course.build import student_folder
+from labkit.course.build import built_files, student_folder
+from labkit.course.grading.read import MEDDLING
 from labkit.course.grading.rubric import instructor_folder, load_rubric
 from labkit.course.grading.written import COLUMNS, read_marks
 from labkit.course.release import make_manifest
@@ -439,3 +440,13 @@ def test_the_grader_of_a_run_notebook_and_of_this_files_notebooks_agree(tmp_path
     run(tmp_path / "in", tmp_path / "out")
     made, real = ({k: v for k, v in row.items() if k != "student"} for row in table(tmp_path / "out" / "grades.csv"))
     assert made == real
+
+
+def test_no_cell_of_the_book_itself_looks_like_meddling():
+    for path, text in built_files(langs=("en",), solutions=True).items():
+        if path.suffix == ".ipynb":
+            cells = [cell["source"] for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+            sources = ["".join(source) for source in cells]
+            assert [source for source in sources if MEDDLING.search(source)] == [], path.name
+    assert MEDDLING.search("from labkit.page.questions.q05 import read_table")
+    assert MEDDLING.search("import labkit.page.exercises")
