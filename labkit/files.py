@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from labkit.errors import LabError
 
@@ -62,6 +64,20 @@ def write_text(path: Path | str, text: str, *, durable: bool = True) -> Path:
 def write_json(path: Path | str, value: object) -> Path:
     """Write ``value`` as indented JSON, atomically (see `write_text`)."""
     return write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any | None:
+    """What `write_json` wrote; None if it never did, or if it cannot be read."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits; it is read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -5,14 +5,13 @@ A folder that labkit made also carries a manifest (sizes and SHA-256 of its file
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import struct
 from pathlib import Path
 
 from labkit.errors import LabError
-from labkit.files import write_json
+from labkit.files import file_sha256, write_json
 from labkit.models.shapes import ModelShape, read_config
 
 MANIFEST = "labkit-manifest.json"
@@ -61,7 +60,7 @@ def stop_token(folder: Path) -> str:
 def write_manifest(folder: Path, **facts: str) -> None:
     """Record size and SHA-256 of every file in ``folder``, and ``facts`` about it; call it last."""
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name != MANIFEST
     }
@@ -84,7 +83,7 @@ def changed_files(folder: Path) -> list[str]:
     manifest = read_manifest(folder)
     if manifest is None:
         return [MANIFEST]
-    return [name for name, entry in manifest["files"].items() if _sha256(folder / name) != entry["sha256"]]
+    return [name for name, entry in manifest["files"].items() if file_sha256(folder / name) != entry["sha256"]]
 
 
 def _config(folder: Path, found: dict[str, str]) -> ModelShape | None:
@@ -165,8 +164,3 @@ def _compare(shape: ModelShape, n_params: int, found: dict[str, str]) -> None:
     allowed = {shape.n_params, shape.n_params + shape.embedding_params()} if shape.tied_embeddings else {shape.n_params}
     if n_params not in allowed:
         found["config.json"] = f"describes {shape.n_params:,} parameters, but the weights hold {n_params:,}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

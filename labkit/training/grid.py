@@ -7,7 +7,6 @@ that two blocks name runs once. ``[shared]`` holds what all blocks have in commo
 from __future__ import annotations
 
 import difflib
-import hashlib
 import itertools
 import json
 import random
@@ -23,6 +22,7 @@ from labkit.models.methods import TARGETS, Method, parse_layers, parse_targets
 from labkit.models.profiles import Profile, current_profile
 from labkit.models.shapes import ModelShape, shape_of
 from labkit.theory.memory import adapter_tensors
+from labkit.training.kept import digest
 from labkit.training.run import adjusted, alpha_for
 from labkit.training.scan import selected
 
@@ -116,8 +116,7 @@ class Trial:
     @property
     def id(self) -> str:
         """A hash of the settings: the same trial has the same id in every grid."""
-        text = json.dumps({**self.settings, **_as_float(self.settings)}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest({**self.settings, **_as_float(self.settings)})
 
 
 def _as_float(settings: dict[str, Any]) -> dict[str, float]:

@@ -6,10 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from labkit.files import write_json
+from labkit.files import read_json, write_json
 from labkit.models.places import runs_folder
 from labkit.models.profiles import Profile, settled_method
 from labkit.training.data import Example
@@ -33,7 +32,7 @@ def identity(profile: Profile, rows: Sequence[Example], *, seed: int = 0, trunca
 
 def digest(settings: dict[str, Any]) -> str:
     """Twelve hexadecimal digits that stand for ``settings`` (plain JSON, whatever the order of its names)."""
-    text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -55,16 +54,9 @@ def kept(
         say: told when the disk answered.
     """
     path = runs_folder() / "kept" / f"{name}-{digest(settings | {'versions': versions()})}.json"
-    if not force and (value := _read(path)) is not None:
+    if not force and (value := read_json(path)) is not None:
         say(f"{name}: taken from {path} (force=True makes it again)")
         return value
     value = make()
     write_json(path, value)
     return value
-
-
-def _read(path: Path) -> Any | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # never made, or damaged: made again
-        return None

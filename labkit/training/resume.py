@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
-from labkit.files import write_json, writing
+from labkit.files import read_json, write_json, writing
 from labkit.training.measure import peak_memory
 from labkit.training.saves import checkpoints, newest_good, prune, seal, step_of
 
@@ -86,7 +86,7 @@ class State:
 
     def kept(self, name: str) -> Any | None:
         """What `keep` wrote; None if it never did, or if it cannot be read."""
-        return _read(self.folder / f"{name}.json")
+        return read_json(self.folder / f"{name}.json")
 
     def train(self, trainer: SFTTrainer) -> None:
         """``trainer.train()`` from the newest good checkpoint, or from the start, saving checkpoints on the way.
@@ -203,24 +203,17 @@ def finish(state: State) -> None:
 def _same_settings(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
     path = folder / SETTINGS_FILE
     if not checkpoints(folder):  # whatever else is there cost little
-        for left in folder.glob("*.json"):
-            if not (resume and left.name != SETTINGS_FILE and _read(path) == settings):
+        if not (resume and read_json(path) == settings):
+            for left in folder.glob("*.json"):
                 left.unlink()
         write_json(path, settings)
         return
     if not resume:
         fix = "continue it with --resume (resume=True), remove that folder, or name another"
         raise LabError(str(folder), "an unfinished run is there and its work is kept", fix)
-    if changes := differences(_read(path) or {}, settings):
+    if changes := differences(read_json(path) or {}, settings):
         rule = f"the unfinished run there has other settings: {'; '.join(changes)}"
         raise LabError(str(folder), rule, "ask for the settings it began with, or name another folder")
-
-
-def _read(path: Path) -> Any | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:

@@ -6,14 +6,13 @@ looks like one. The seal, written last and in one rename, makes it one: it names
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 from pathlib import Path
 
-from labkit.files import write_json, writing
+from labkit.files import file_sha256, write_json, writing
 from labkit.models.profiles import Profile, settled_method
 from labkit.models.shapes import ModelShape
 from labkit.theory.memory import trainable_tensors
@@ -48,7 +47,7 @@ def fault(folder: Path | str) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != size:
                 return f"{name} has {path.stat().st_size:,} bytes, it had {size:,}"
-            if _sha256(path) != digest:
+            if file_sha256(path) != digest:
                 return f"{name} has changed since it was saved"
     except FileNotFoundError:
         return "it was never completed"
@@ -106,9 +105,4 @@ def _files(folder: Path) -> list[Path]:
 def _flushed(path: Path) -> tuple[int, str]:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    return path.stat().st_size, _sha256(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return path.stat().st_size, file_sha256(path)

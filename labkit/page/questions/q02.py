@@ -8,6 +8,7 @@ from labkit.models.methods import TARGETS
 from labkit.models.shapes import ModelShape, shape_of
 from labkit.page.exercises import NotAttempted, Wrong, attempted, must_be_function, question
 from labkit.page.questions.q00 import close
+from labkit.page.questions.tensors import judge_tensor
 from labkit.page.questions.written import explanation
 
 if TYPE_CHECKING:
@@ -146,29 +147,11 @@ def lora_forward(value: Any) -> list[float]:
         if result is None or result is ...:
             raise NotAttempted
         case = f"x {(*leading, d_in)}, W0 {(d_out, d_in)}, r={rank}, alpha={alpha:g}"
-        _judge_output(result, outputs(*tensors, alpha), case)
+        judge_tensor(
+            result, outputs(*tensors, alpha), case=case, reasons=FORWARD_REASONS, formula="W0 x + (alpha/r) B A x"
+        )
         sums.append(round(float(result.detach().double().sum()), 4))
     return sums  # for the grader: what only a right function gives
-
-
-def _judge_output(result: Any, wanted: dict[str, Any], case: str) -> None:
-    import torch
-
-    right = wanted["right"]
-    if not isinstance(result, torch.Tensor) or result.shape != right.shape:
-        shape = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
-        raise Wrong(
-            f"{case}: your result is {shape}, a tensor of shape {tuple(right.shape)} is expected",
-            f"{case}：你的结果是 {shape}，应为形状 {tuple(right.shape)} 的张量",
-        )
-    if torch.allclose(result.to(right.dtype), right, atol=1e-5):
-        return
-    for name, reason in FORWARD_REASONS.items():
-        if torch.allclose(result.to(right.dtype), wanted[name], atol=1e-5):
-            raise Wrong(f"{case}: {reason[0]}", f"{case}：{reason[1]}")
-    raise Wrong(
-        f"{case}: the numbers differ from W0 x + (alpha/r) B A x", f"{case}：结果与 W0 x + (alpha/r) B A x 不符"
-    )
 
 
 # --- q2_3 ------------------------------------------------------------------------------------------------------------

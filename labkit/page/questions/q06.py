@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from labkit.models.shapes import shape_of
 from labkit.page.exercises import NotAttempted, Wrong, attempted, must_be_function, question
 from labkit.page.questions.q00 import close
+from labkit.page.questions.tensors import judge_tensor
 from labkit.page.questions.written import explanation
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def dora_forward(value: Any) -> str:
         result = _called(value, tensors, scale, case)
         if result is None or result is ...:
             raise NotAttempted
-        _judge_output(result, outputs(*tensors, scale), case)
+        judge_tensor(result, outputs(*tensors, scale), case=case, reasons=FORWARD_REASONS, formula="x (m V / |V|)ᵀ")
     return f"right on {len(FORWARD_CASES)} cases"
 
 
@@ -103,24 +104,6 @@ def _called(value: Callable, tensors: tuple, scale: float, case: str) -> Any:
             f"{case}: the sizes do not fit ({error}). A magnitude belongs to an output: take the norm of each row, dim=1",
             f"{case}：形状对不上（{error}）。每个幅度对应一个输出：对每一行取范数，dim=1",
         ) from error
-
-
-def _judge_output(result: Any, wanted: dict[str, Any], case: str) -> None:
-    import torch
-
-    right = wanted["right"]
-    if not isinstance(result, torch.Tensor) or result.shape != right.shape:
-        shape = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
-        raise Wrong(
-            f"{case}: your result is {shape}, a tensor of shape {tuple(right.shape)} is expected",
-            f"{case}：你的结果是 {shape}，应为形状 {tuple(right.shape)} 的张量",
-        )
-    if torch.allclose(result.to(right.dtype), right, atol=1e-5):
-        return
-    for name, reason in FORWARD_REASONS.items():
-        if name in wanted and torch.allclose(result.to(right.dtype), wanted[name], atol=1e-5):
-            raise Wrong(f"{case}: {reason[0]}", f"{case}：{reason[1]}")
-    raise Wrong(f"{case}: the numbers differ from x (m V / |V|)ᵀ", f"{case}：结果与 x (m V / |V|)ᵀ 不符")
 
 
 # --- q6_2 ------------------------------------------------------------------------------------------------------------
