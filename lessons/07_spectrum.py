@@ -642,7 +642,7 @@ Both sweeps in the explorer: choose an arm as the block, and see what its learni
 from labkit.page.explorers import results_explorer
 from labkit.page.results import shipped
 
-results_explorer(*shipped("spectrum_tiny", "spectrum_laptop"))
+results_explorer(*shipped("spectrum_tiny", "spectrum_laptop"), start="spectrum_tiny: full, high")
 
 # %% [markdown] tags=["en"]
 """
