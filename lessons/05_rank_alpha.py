@@ -214,8 +214,8 @@ Each trial is lesson 04's run: same loading, same trainer, same audit, but only 
 def say(row, now):
     if row:
         settings = row["settings"]
-        shown = f"rank {settings['rank']:3}, seed {settings['seed']}: {row['heldout_loss_after']:.4f}"
-        print(f"{shown}  ({now.left} left)")
+        result = row["error"] or f"{row['heldout_loss_after']:.4f}"
+        print(f"rank {settings['rank']:3}, seed {settings['seed']}: {result}  ({now.left} left)")
 
 
 done = run_sweep(trials, out / "live.jsonl", force=force, on_row=say)

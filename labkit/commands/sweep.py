@@ -38,9 +38,7 @@ def sweep(
     with bar, engine_of(engine) as executor:
         task = bar.add_task("", total=len(trials), note="")
         again = {"retry": retry, "force": force}
-        done = run_sweep(
-            trials, path, executor=executor, **again, on_row=lambda row, now: _show(bar, task, row, now)
-        )
+        done = run_sweep(trials, path, executor=executor, **again, on_row=lambda row, now: _show(bar, task, row, now))
     told = {"file": str(path), "trials": done.total, "found": done.found, "ran": done.ran, "failed": done.failed}
     told["seconds"] = round(done.seconds, 1)
     if as_json:
