@@ -124,7 +124,7 @@ from labkit.training.record import RunRecord, hardware, read_record, versions
 from labkit.training.resume import train_kept
 from labkit.training.run import rows_of
 
-redo = False  # True trains and measures again what the disk has already
+force = False  # True trains and measures again what the disk has already
 profile = labkit.current_profile()
 method = settled_method(profile)
 weights = locate(profile)
@@ -415,7 +415,7 @@ def measure(model):
 
 
 run_id = identity(profile, [*train_rows, *heldout_rows], seed=0)
-before, texts_before = kept("lesson04-before", run_id, lambda: measure(model), force=redo)
+before, texts_before = kept("lesson04-before", run_id, lambda: measure(model), force=force)
 rules_before = follow_report(heldout_rows, texts_before)
 print(f"held-out loss {before['heldout_loss']:.3f} nats a token over {before['loss_tokens']} tokens")
 print(f"every rule kept in {rules_before.kept} of {rules_before.rows} answers\n")
@@ -591,7 +591,7 @@ def short_run(rows, *, learning_rate, steps, batch=profile.batch):
     short = replace(profile, learning_rate=learning_rate, steps=steps, batch=batch)
     rows = rows[: steps * short.rows_per_step]
     settings = identity(short, [*rows, *heldout_rows], seed=0)
-    return kept("lesson04-short", settings, lambda: train_short(short, rows), force=redo)
+    return kept("lesson04-short", settings, lambda: train_short(short, rows), force=force)
 
 
 # %% [markdown] tags=["en"]
@@ -629,12 +629,12 @@ labkit.show(fig, alt=f"Training loss of three runs of {short_steps} steps; the l
 
 The profile's whole run. `train()` is called here and not hidden; the bar moves with every optimizer step. Each point of the small curve is the loss of one batch, so it jumps: look at its trend.
 
-A checkpoint is written about a dozen times (weights, optimizer, random numbers), with checksums. If the runtime dies or you restart the kernel, run the notebook again from the top: what is finished comes back from the disk within seconds, what is not goes on after the last good checkpoint, and the output says which. `redo = True` in the first cell trains again.
+A checkpoint is written about a dozen times (weights, optimizer, random numbers), with checksums. If the runtime dies or you restart the kernel, run the notebook again from the top: what is finished comes back from the disk within seconds, what is not goes on after the last good checkpoint, and the output says which. `force = True` in the first cell trains again.
 
 What it costs is printed below. Tokens a second count prompts too, padding not. With CUDA, the peak is comparable with section 3's prediction. Without, there is only the largest resident memory of the whole Python process, libraries included: another quantity, under another name.
 """
 
-# %% [markdown] tags=["zh", "of-205fa8ee"]
+# %% [markdown] tags=["zh", "of-3c064719"]
 """
 “训练损失越低，回答就越好”刚刚被推翻：反复看一个批次的那次，训练损失最低，面对新指令却不如它上面那一次，它只是把几条答案背下来了。而 2e-5 看上去像是“QLoRA 不管用”，其实是适配器几乎没动。
 
@@ -642,7 +642,7 @@ What it costs is printed below. Tokens a second count prompts too, padding not. 
 
 现在跑完整的训练。`train()` 就在这里调用，没有藏起来；进度条随每一步优化前进。小图上每个点只是一个批次的损失，所以会上下跳动：请看整体趋势。
 
-训练途中大约写十几次检查点（权重、优化器状态、随机数状态），带校验和。运行环境断了，或者你重启了内核，从头再运行一遍即可：已完成的部分几秒内从磁盘取回，没完成的从最后一个完好的检查点接着训练，输出里会说明是哪一种。把第一个单元格里的 `redo` 改成 `True`，就会重新训练。
+训练途中大约写十几次检查点（权重、优化器状态、随机数状态），带校验和。运行环境断了，或者你重启了内核，从头再运行一遍即可：已完成的部分几秒内从磁盘取回，没完成的从最后一个完好的检查点接着训练，输出里会说明是哪一种。把第一个单元格里的 `force` 改成 `True`，就会重新训练。
 
 代价打印在下面。每秒词元数包括提示，不包括填充。有 CUDA 时，实测峰值可以和第 3 部分的预测直接比较。没有 CUDA 时，只能得到整个 Python 进程的最大常驻内存（包括各种库）：那是另一个量，名字也不同。
 """
@@ -657,7 +657,7 @@ trainer.add_callback(progress_callback(LiveRun(steps=profile.steps), bar=False))
 set_seed(0)
 folder = runs_folder() / f"lesson04-{digest(run_id)}"
 with quiet():
-    used = train_kept(trainer, folder / "checkpoints", run_id, force=redo)
+    used = train_kept(trainer, folder / "checkpoints", run_id, force=force)
 curve = [curve_point(log) for log in trainer.state.log_history if "loss" in log]
 tokens_per_s = curve[-1]["tokens"] / used.seconds
 print(f"{used.seconds:.1f} s for {profile.steps} steps, {curve[-1]['tokens']:,} tokens, {tokens_per_s:,.0f} tokens/s")
@@ -686,7 +686,7 @@ def print_scores(name, loss, rules):
     print(f"({rules['low']:.0%} to {rules['high']:.0%} at 95 %)")
 
 
-after, texts_after = kept("lesson04-after", run_id, lambda: measure(trainer.model), force=redo)
+after, texts_after = kept("lesson04-after", run_id, lambda: measure(trainer.model), force=force)
 rules_after = follow_report(heldout_rows, texts_after)
 print_scores("before", before["heldout_loss"], asdict(rules_before))
 print_scores("after", after["heldout_loss"], asdict(rules_after))
@@ -830,7 +830,7 @@ record = RunRecord(
     resumed=used.resumed,
 )
 out = folder / "run"
-if redo:
+if force:
     shutil.rmtree(out, ignore_errors=True)
 if not out.exists():  # else the kernel was restarted, and it holds these very results
     with new_folder(out) as made:

@@ -476,51 +476,57 @@ Three things to take to section 7:
 
 The paper's reason for DoRA is a picture: for each query matrix, at four moments of a training, the mean change of direction (1 − cos, equation 4) against the mean change of magnitude (equation 3). Full fine-tuning: correlation −0.62. LoRA: +0.83. DoRA: −0.31, "closer to full fine-tuning". The points came from 6 layers of one vision-language model, one run each.
 
-Make the picture here. Three trainings of 24 steps from the same start and on the same rows; full fine-tuning trains the same linears at a tenth of the learning rate. First the trainers.
+Make the picture here. Three trainings of 24 steps from the same start and on the same rows; full fine-tuning trains the same linears at a tenth of the learning rate. First what one of them does.
 """
 
-# %% [markdown] tags=["zh", "of-263cbfee"]
+# %% [markdown] tags=["zh", "of-8d1e0194"]
 """
 ## 5. 三种方法各怎样移动权重？
 
 论文提出 DoRA 的理由是一幅图：对每个 query 矩阵，在训练的四个时刻，画出方向的平均变化（1 − cos，公式 4）和幅度的平均变化（公式 3）。全参数微调的相关系数是 −0.62，LoRA 是 +0.83，DoRA 是 −0.31，“更接近全参数微调”。这些点来自一个视觉语言模型的 6 层，每种方法只训练一次。
 
-我们在这里重画这幅图。三次训练，各 24 步，起点和数据相同；全参数微调训练同样的线性层，学习率取十分之一。先准备训练器。
+我们在这里重画这幅图。三次训练，各 24 步，起点和数据相同；全参数微调训练同样的线性层，学习率取十分之一。先写好其中一次怎么做。
 """
 
 # %%
 from labkit.page.training_figures import LiveRun
+from labkit.training.kept import identity
 from labkit.training.recipe import build_trainer, progress_callback
 from labkit.training.updates import train_only_linears
-from labkit.training.weight_changes import chosen, points, train_watched
+from labkit.training.weight_changes import chosen, kept_changes, points, train_watched
+
+force = False  # True trains again what the disk has already
+names = list(train_only_linears(model))  # of the linears that train in all three
 
 
-def trainer_for(kind, share=1.0):
+def watched(kind, share=1.0):
     run = adjusted(plain, kind=kind, learning_rate=share * profile.learning_rate)
     rows = rows_of(profile, "train")[: run.steps * run.rows_per_step]
-    with quiet():
-        bar = progress_callback(LiveRun(steps=run.steps), bar=False)
-        fresh = load_base(weights, settled_method(run), tokenizer=tokenizer)
-        return build_trainer(fresh, tokenizer, run, rows, "runs", callbacks=[bar])
+
+    def train():
+        with quiet():
+            bar = progress_callback(LiveRun(steps=run.steps), bar=False)
+            fresh = load_base(weights, settled_method(run), tokenizer=tokenizer)
+            trainer = build_trainer(fresh, tokenizer, run, rows, "runs", callbacks=[bar])
+        if kind == "full":
+            train_only_linears(trainer.model)
+        return train_watched(trainer, only=names)
+
+    return kept_changes(f"lesson06-{kind}", identity(run, rows), train, force=force)
 
 
 # %% [markdown] tags=["en"]
 """
-`train_watched` calls `train()` and notes, after steps 6, 12, 18 and 24, how far every matrix has moved. Look at the bars: the three losses fall alike.
+`train_watched` calls `train()` and notes, after steps 6, 12, 18 and 24, how far every matrix has moved. Look at the bars: the three losses fall alike. (What is found is kept on the disk. After a restart of the kernel it comes back within seconds, without bars, and the output says so; `force = True` above trains again.)
 """
 
-# %% [markdown] tags=["zh", "of-0f62723a"]
+# %% [markdown] tags=["zh", "of-d55f29f8"]
 """
-`train_watched` 调用 `train()`，并在第 6、12、18、24 步之后记下每个矩阵移动了多少。请看进度条：三次的损失下降得差不多。
+`train_watched` 调用 `train()`，并在第 6、12、18、24 步之后记下每个矩阵移动了多少。请看进度条：三次的损失下降得差不多。（结果存在磁盘上。重启内核之后，几秒内就能取回，不再出现进度条，输出里会说明；把上面的 `force` 改成 `True`，就会重新训练。）
 """
 
 # %%
-moved, trainer = {}, trainer_for("full", share=0.1)
-names = train_only_linears(trainer.model)  # name -> the linear that trains
-moved["full"] = train_watched(trainer, only=names)
-for kind in ("lora", "dora"):
-    trainer = trainer_for(kind)
-    moved[kind] = train_watched(trainer, only=names)
+moved = {"full": watched("full", share=0.1), "lora": watched("lora"), "dora": watched("dora")}
 
 # %% [markdown] tags=["en"]
 """

@@ -42,6 +42,7 @@ def test_a_sweep_runs_goes_on_and_tells_what_it_did(run, tmp_path):
     again = run()
     assert "0 trials run, 0 failed, 4 were there" in again.stdout
     assert json.loads(run("--retry", "--json").stdout)["ran"] == 2
+    assert json.loads(run("--force", "--json").stdout)["ran"] == 4
     assert json.loads(run("--out", str(tmp_path / "other.jsonl"), "--json").stdout)["ran"] == 4
 
 

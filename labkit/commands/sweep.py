@@ -20,6 +20,7 @@ def sweep(
     engine: Annotated[str, typer.Option(help="local, or ray: a Ray cluster that is running.")] = "local",
     profile: ProfileFlag = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run trials that failed once more.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run every trial again.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only list the trials.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -36,9 +37,8 @@ def sweep(
     bar = _bar(quiet=as_json)
     with bar, engine_of(engine) as executor:
         task = bar.add_task("", total=len(trials), note="")
-        done = run_sweep(
-            trials, path, executor=executor, retry=retry, on_row=lambda row, now: _show(bar, task, row, now)
-        )
+        again = {"retry": retry, "force": force}
+        done = run_sweep(trials, path, executor=executor, **again, on_row=lambda row, now: _show(bar, task, row, now))
     told = {"file": str(path), "trials": done.total, "found": done.found, "ran": done.ran, "failed": done.failed}
     told["seconds"] = round(done.seconds, 1)
     if as_json:

@@ -43,7 +43,7 @@ def convert(gguf_file: Path, folder: Path) -> None:
     config = getattr(transformers, "GgufConfig", None)  # older releases always unpack and have no such class
     unpacked: dict[str, Any] = {"quantization_config": config(dequantize=True)} if config else {}
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        str(gguf_file.parent), gguf_file=gguf_file.name, dtype=torch.bfloat16, **unpacked
+        str(gguf_file.parent), gguf_file=gguf_file.name, dtype=torch.bfloat16, use_safetensors=True, **unpacked
     )
     model.save_pretrained(str(folder))
     read_tokenizer(gguf_file).save_pretrained(str(folder))

@@ -38,6 +38,25 @@ def problems(folder: Path) -> dict[str, str]:
     return found
 
 
+def refuse_pickles(folder: Path, *names: str) -> None:
+    """Refuse a folder that has none of the safetensors files ``names``, but pickles.
+
+    Raises:
+        LabError: says which file is a pickle, and why nobody opens it here.
+    """
+    if any((folder / name).is_file() for name in names):
+        return
+    for pattern in PICKLES:
+        if pickled := sorted(folder.glob(pattern)):
+            raise pickle_error(folder, pickled[0].name)
+
+
+def pickle_error(place: Path, name: str) -> LabError:
+    """What is said of a pickle in place of opening it."""
+    rule = f"{name} is a pickle, which can run code when it is opened, and is not read"
+    return LabError(str(place), rule, "get the model's safetensors files (convert it where you trust it)")
+
+
 def stop_token(folder: Path) -> str:
     """The token that ends an answer: ChatML's ``<|im_end|>`` where the tokenizer has it, else its ``eos_token``.
 

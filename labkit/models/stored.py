@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labkit.errors import LabError
-from labkit.models.integrity import INDEX, PICKLES, SINGLE, safetensors_header
+from labkit.models.integrity import INDEX, PICKLES, SINGLE, pickle_error, refuse_pickles, safetensors_header
 from labkit.models.methods import TARGETS
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
     if path.suffix == ".safetensors":
         return _safetensors_tensors(path)
     if any(path.match(pattern) for pattern in PICKLES):
-        raise _pickled(path, path.name)
+        raise pickle_error(path, path.name)
     raise LabError(str(path), "this is neither safetensors nor GGUF", "name a .safetensors or .gguf file, or a folder")
 
 
@@ -165,9 +165,7 @@ def _files_of(folder: Path) -> list[Path]:
     if ggufs:
         names = ", ".join(path.name for path in ggufs)
         raise LabError(str(folder), f"it holds several GGUF files ({names})", "name one of them")
-    for pattern in PICKLES:
-        if pickled := sorted(folder.glob(pattern)):
-            raise _pickled(folder, pickled[0].name)
+    refuse_pickles(folder)
     rule = f"it holds neither {SINGLE}, nor shards with {INDEX}, nor a GGUF file"
     raise LabError(str(folder), rule, "name the folder of a downloaded model")
 
@@ -182,11 +180,6 @@ def _shards_of(folder: Path) -> list[Path]:
         rule = f"{len(missing)} of {len(shards)} shards are missing ({', '.join(missing[:3])})"
         raise LabError(str(folder), rule, "download the model again; what is there is kept")
     return shards
-
-
-def _pickled(place: Path, name: str) -> LabError:
-    rule = f"{name} is a pickle, which can run code when it is opened, and is not read"
-    return LabError(str(place), rule, "get the model's safetensors files (convert it where you trust it)")
 
 
 def _safetensors_tensors(path: Path) -> list[StoredTensor]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from labkit.errors import LabError
 from labkit.files import new_folder
+from labkit.models.integrity import refuse_pickles
 from labkit.models.methods import DTYPE_BYTES
 from labkit.models.profiles import Profile, settled_method
 from labkit.models.shapes import ModelShape
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from labkit.models.weights import Weights
 
+ADAPTER_FILE = "adapter_model.safetensors"
 MODEL_FOLDER = "model"  # of full fine-tuning, which has no adapter
 
 
@@ -60,7 +62,7 @@ def reload(
         weights: the base model's files; None finds or downloads the profile's.
 
     Raises:
-        LabError: no finished run there, or no base model.
+        LabError: no finished run there, or no base model; pickled weights, which are not read.
     """
     from labkit.training.loading import load_base, load_tokenizer, quiet
 
@@ -82,6 +84,7 @@ def _with_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     try:
         if not folder.is_dir():
             raise OSError("no such folder")  # PEFT would take the path for a name on the Hub
+        refuse_pickles(folder, ADAPTER_FILE)  # PEFT would fall back on them
         return PeftModel.from_pretrained(model, str(folder)).eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         rule = f"the adapter cannot be read or does not fit this base ({str(error).splitlines()[0]})"

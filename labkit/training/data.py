@@ -22,6 +22,7 @@ from labkit.training.constraints import Constraint, language_of, parse
 SPLITS = ("train", "heldout")
 LANGUAGES = ("en", "zh")
 FIELDS = ("id", "language", "topic", "instruction", "response", "constraints")
+DATA_FORMATS = ("json", "parquet")  # of public sets: plain data, without scripts or pickles
 SHUFFLE_WINDOW = 10_000  # records; a stream is shuffled inside a window of this size
 HELDOUT_ONE_IN = 20  # public sets: one instruction in twenty is held out, chosen by its hash
 
@@ -188,7 +189,10 @@ def is_heldout(instruction: str) -> bool:
 def _public_rows(name: str, split: str, language: str, seed: int) -> Iterator[Example]:
     import datasets
 
-    stream = datasets.load_dataset(PUBLIC_SETS[name].hub_id, split="train", streaming=True)
+    builder = datasets.load_dataset_builder(PUBLIC_SETS[name].hub_id)
+    if builder.name not in DATA_FORMATS:
+        raise ValueError(f"its files are {builder.name}; only {' and '.join(DATA_FORMATS)} are read")
+    stream = builder.as_streaming_dataset(split="train")
     seen: set[str] = set()
     for record in stream.shuffle(seed=seed, buffer_size=SHUFFLE_WINDOW):
         pair = PUBLIC_SETS[name].convert(record)

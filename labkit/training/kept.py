@@ -51,12 +51,15 @@ def kept(
         settings: everything that decides the result, see `identity`.
         make: returns plain JSON (a tuple comes back as a list).
         force: make it again.
-        say: told when the disk answered.
+        say: told when the disk answered, and when what it holds is damaged.
     """
     path = runs_folder() / "kept" / f"{name}-{digest(settings | {'versions': versions()})}.json"
-    if not force and (value := read_json(path)) is not None:
-        say(f"{name}: taken from {path} (force=True makes it again)")
-        return value
+    if path.exists() and not force:
+        found = read_json(path)
+        if isinstance(found, dict) and found.get("checksum") == digest({"value": found.get("value")}):
+            say(f"{name}: taken from {path} (force=True makes it again)")
+            return found["value"]
+        say(f"{name}: {path} is damaged, so it is made again")
     value = make()
-    write_json(path, value)
+    write_json(path, {"checksum": digest({"value": value}), "value": value})
     return value

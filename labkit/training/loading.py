@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from labkit.errors import LabError
+from labkit.models.integrity import INDEX, SINGLE, refuse_pickles
 from labkit.models.methods import TARGETS, Method, module_parts
 from labkit.models.profiles import AMPERE
 from labkit.training.template import align, install
@@ -161,19 +162,20 @@ def load_base(
     bitsandbytes may not repack the weights on a CPU, and the stop token is the tokenizer's.
 
     Raises:
-        LabError: see `check_method`; or the folder holds no readable model.
+        LabError: see `check_method`; or the folder holds no readable model, or pickled weights, which are not read.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     device = device or default_device()
     check_method(method, capability=capability_of(device))
+    refuse_pickles(weights.folder, SINGLE, INDEX)
     options = {"dtype": getattr(torch, method.dtype), "attn_implementation": "sdpa", "local_files_only": True}
     if method.quantized:
         options |= {"quantization_config": bnb_config(method), "device_map": {"": device}}
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(str(weights.folder), **options)
+            model = AutoModelForCausalLM.from_pretrained(str(weights.folder), use_safetensors=True, **options)
     except (OSError, ValueError) as error:
         rule = f"no model can be read from it ({_first_line(error)})"
         raise LabError(str(weights.folder), rule, "name a folder with config.json and model.safetensors") from error

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -246,7 +247,8 @@ def _train_from(trainer: SFTTrainer, checkpoint: Path | None) -> None:
     """``trainer.train()``, from a checkpoint if there is one.
 
     Raises:
-        LabError: the disk is full or refuses a checkpoint; those already saved stay good.
+        LabError: the disk is full or refuses a checkpoint, and those already saved stay good; or the checkpoint that is
+            read holds more than data.
     """
     if checkpoint is not None:
         _restore_token_count(trainer, checkpoint)
@@ -254,6 +256,9 @@ def _train_from(trainer: SFTTrainer, checkpoint: Path | None) -> None:
             return _take_over(trainer, checkpoint)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except pickle.UnpicklingError:  # optimizer and random numbers, read with torch's weights_only
+        rule = "a file in it holds more than tensors and numbers, so it could run code and is not read"
+        raise LabError(str(checkpoint), rule, "delete this folder if you do not know who made it") from None
     except Exception as error:
         if refused := _disk_error(error):
             with writing(trainer.args.output_dir):

@@ -55,6 +55,7 @@ def run_sweep(
     executor: Executor | None = None,
     run: Callable[[Trial], Row] = run_trial,
     retry: bool = False,
+    force: bool = False,
     on_row: Callable[[Row | None, Progress], None] | None = None,
 ) -> Progress:
     """Run what is missing in the results file and append it there.
@@ -65,6 +66,7 @@ def run_sweep(
         executor: where trials run; None means this process.
         run: what makes a row of a trial.
         retry: run failed trials again; their new rows replace the old ones for `jsonl.read_rows`.
+        force: run every trial again, likewise.
         on_row: called once at the start (with None) and after each row.
 
     Raises:
@@ -75,7 +77,7 @@ def run_sweep(
     with locked(path):
         repair(path)
         rows = read_rows(path) if Path(path).exists() else []
-        done = {row.get("id") for row in rows if not (retry and row.get("error"))}
+        done = set() if force else {row.get("id") for row in rows if not (retry and row.get("error"))}
         waiting = deque(trial for id, trial in unique.items() if id not in done)
         progress = Progress(len(unique), len(unique) - len(waiting), started=time.perf_counter())
         tell(None, progress)

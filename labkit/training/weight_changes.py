@@ -5,11 +5,13 @@ Liu et al. 2024 (2402.09353), section 3.2, does this for the query and value mat
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
 from labkit.theory.dora import WeightChange, magnitudes, weight_change
+from labkit.training.kept import kept
 from labkit.training.loading import quiet
 
 if TYPE_CHECKING:
@@ -105,6 +107,22 @@ def train_watched(trainer: SFTTrainer, *, only: Collection[str] = ()) -> Changes
     with quiet():
         trainer.train()
     return found
+
+
+def kept_changes(name: str, settings: dict[str, Any], make: Callable[[], Changes], *, force: bool = False) -> Changes:
+    """`labkit.training.kept.kept` for what `train_watched` found: a training that was watched once is not run again.
+
+    Args:
+        name, settings, force: see `kept`.
+        make: trains.
+    """
+
+    def as_json() -> dict[str, dict[str, tuple[float, ...]]]:
+        found = make()
+        return {str(step): {of: astuple(change) for of, change in found[step].items()} for step in found}
+
+    stored = kept(name, settings, as_json, force=force)
+    return {int(step): {of: WeightChange(*change) for of, change in at.items()} for step, at in stored.items()}
 
 
 def four_moments(steps: int) -> tuple[int, ...]:

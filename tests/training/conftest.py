@@ -1,6 +1,7 @@
 """A random Qwen3 of 0.5 M parameters with a byte-level BPE of its own, and a few dozen rows: no file of the book."""
 
 import dataclasses
+import types
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,18 @@ def trainer_for(load, tokenizer, profile, rows, tmp_path):
         return build_trainer(model, tokenizer, here, examples, tmp_path / "t", seed=seed, checkpointing=checkpointing)
 
     return build
+
+
+@pytest.fixture
+def pickled(tmp_path):
+    """``pickled.bomb``: bytes of ``torch.save`` that make the file ``pickled.mark`` when they are loaded without care."""
+    import torch
+
+    mark = tmp_path / "a pickle ran"
+
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (mark,)
+
+    torch.save(Bomb(), tmp_path / "bomb")
+    return types.SimpleNamespace(bomb=(tmp_path / "bomb").read_bytes(), mark=mark)

@@ -75,6 +75,15 @@ def test_a_merge_never_overwrites_and_knows_its_types(finished, weights, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_pickled_adapter_is_refused_and_never_opened(finished, weights, tmp_path, pickled):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "adapter" / "adapter_model.safetensors").unlink()
+    (tmp_path / "run" / "adapter" / "adapter_model.bin").write_bytes(pickled.bomb)
+    with pytest.raises(LabError, match=r"adapter_model\.bin is a pickle, which can run code"):
+        reload(tmp_path / "run", weights=weights)
+    assert not pickled.mark.exists()
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     for use in (reload, lambda folder: merge(folder, tmp_path / "merged")):
         with pytest.raises(LabError, match="not the record of a run"):

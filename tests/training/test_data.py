@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+import types
 from collections import Counter
 from pathlib import Path
 
@@ -260,18 +261,19 @@ def hub(monkeypatch):
     records += records[:50]  # repeats
     asked = []
 
-    def load_dataset(hub_id, *, split, streaming):
-        asked.append((hub_id, split, streaming))
-        return datasets.Dataset.from_list(records).to_iterable_dataset()
+    def load_dataset_builder(hub_id):
+        asked.append(hub_id)
+        stream = datasets.Dataset.from_list(records).to_iterable_dataset()
+        return types.SimpleNamespace(name="json", as_streaming_dataset=lambda split: stream)
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
     return asked
 
 
 def test_public_rows_stream_and_split_without_overlap(hub):
     train = data.load_public("alpaca-gpt4-zh", limit=300, seed=1)
     heldout = data.load("alpaca-gpt4-zh", "heldout", limit=10, seed=2)
-    assert hub[0] == ("shibing624/alpaca-zh", "train", True)
+    assert hub[0] == "shibing624/alpaca-zh"
     assert len({row.instruction for row in train}) == len({row.id for row in train}) == 300
     assert not {row.instruction for row in train} & {row.instruction for row in heldout}
     assert all(row.response == row.instruction.replace("问题", "答案").replace("？", "。") for row in train)
@@ -298,11 +300,41 @@ def test_an_unreachable_hub_names_the_ways_out(monkeypatch):
     def unreachable(*args, **kwargs):
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
     with pytest.raises(LabError) as error:
         data.load_public("tulu3", limit=5)
     said = str(error.value)
     assert all(part in said for part in ("allenai/tulu-3-sft-mixture", "no route", "HF_ENDPOINT", "JSONL", "book"))
+
+
+def write_csv(folder):
+    (folder / "train.csv").write_text("instruction,output\nHi?,Hello.\n")
+
+
+def write_script(folder):
+    script = f"import pathlib\npathlib.Path({str(folder / 'ran')!r}).touch()\n"
+    (folder / f"{folder.name}.py").write_text(script)
+    (folder / "train.jsonl").write_text('{"instruction": "Hi?", "output": "Hello."}\n')
+
+
+@pytest.mark.parametrize(("write", "said"), [(write_csv, "files are csv"), (write_script, "scripts are no longer")])
+def test_a_set_of_other_files_or_with_a_script_is_not_read(monkeypatch, tmp_path, write, said):
+    write(tmp_path)
+    monkeypatch.setitem(data.PUBLIC_SETS, "strange", data.PublicSet(str(tmp_path), data.from_alpaca, "none"))
+    with pytest.raises(LabError, match=said):
+        data.load_public("strange", limit=1)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_json_and_parquet_are_read_as_data(monkeypatch, tmp_path, suffix):
+    datasets = pytest.importorskip("datasets")
+    records = [{"instruction": f"Question <b>{n}</b>?", "output": "__import__('os')"} for n in range(40)]
+    made = datasets.Dataset.from_list(records)
+    (made.to_json if suffix == "jsonl" else made.to_parquet)(str(tmp_path / f"train.{suffix}"))
+    monkeypatch.setitem(data.PUBLIC_SETS, "mine", data.PublicSet(str(tmp_path), data.from_alpaca, "none"))
+    rows = data.load_public("mine", limit=5)
+    assert {row.response for row in rows} == {"__import__('os')"}
 
 
 # ---- composing ----

@@ -46,10 +46,14 @@ def test_other_settings_names_versions_and_force_make_it_again(made, monkeypatch
     assert made.calls == 5
 
 
-def test_a_damaged_file_is_made_again(made, runs):
+@pytest.mark.parametrize("damage", [lambda text: text[:-5], lambda text: text.replace("1.5", "2.5"), lambda _: "[1]"])
+def test_a_damaged_file_is_said_and_made_again(made, runs, capsys, damage):
     kept("loss", {}, made)
     (path,) = (runs / "kept").iterdir()
-    path.write_text(path.read_text()[:-5])
+    path.write_text(damage(path.read_text()))
+    assert kept("loss", {}, made)[0]["loss"] == 1.5
+    assert f"{path} is damaged" in capsys.readouterr().out
+    assert made.calls == 2
     kept("loss", {}, made)
     assert made.calls == 2
 

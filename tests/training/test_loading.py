@@ -1,6 +1,7 @@
 """Loading closes its traps: element type, four-bit storage, the CPU's repacking, the base model's stop token."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -161,6 +162,15 @@ def test_a_folder_without_a_model_is_refused(weights, tokenizer, tmp_path, broke
         load_base(elsewhere, QLORA, tokenizer=tokenizer, device="cpu")
     with pytest.raises(LabError, match="no tokenizer can be read"):
         load_tokenizer(elsewhere)
+
+
+def test_pickled_weights_are_refused_and_never_opened(weights, tokenizer, tmp_path, pickled):
+    shutil.copytree(weights.folder, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(pickled.bomb)
+    with pytest.raises(LabError, match=r"pytorch_model\.bin is a pickle, which can run code"):
+        load_base(dataclasses.replace(weights, folder=tmp_path / "model"), QLORA, tokenizer=tokenizer, device="cpu")
+    assert not pickled.mark.exists()
 
 
 def test_a_vocabulary_without_chat_tokens_is_refused(weights, tmp_path):

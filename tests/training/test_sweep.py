@@ -140,6 +140,14 @@ def test_failed_trials_run_again_only_on_request(tmp_path):
     assert [row["error"] for row in rows] == [None] * 6
 
 
+def test_force_runs_every_trial_again_and_the_new_rows_count(tmp_path):
+    path = tmp_path / "r.jsonl"
+    run_sweep(trials(3), path, run=quick)
+    again = run_sweep(trials(3), path, run=lambda trial: quick(trial) | {"heldout_loss_after": 9.0}, force=True)
+    assert (again.found, again.ran) == (0, 3)
+    assert {row["heldout_loss_after"] for row in read_rows(path)} == {9.0}
+
+
 def test_progress_is_told_and_the_first_word_says_what_was_found(tmp_path):
     told = []
     run_sweep(trials(2), tmp_path / "r.jsonl", run=quick)

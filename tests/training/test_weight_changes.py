@@ -8,9 +8,9 @@ import torch
 from labkit.errors import LabError
 from labkit.models.methods import TARGETS, Method
 from labkit.models.shapes import shape_of
-from labkit.theory.dora import weight_change
+from labkit.theory.dora import WeightChange, weight_change
 from labkit.training.ledger import add_adapters, random_model
-from labkit.training.weight_changes import chosen, effective_weights, four_moments, points, watch_changes
+from labkit.training.weight_changes import chosen, effective_weights, four_moments, kept_changes, points, watch_changes
 
 TINY = shape_of("tiny")
 
@@ -82,6 +82,15 @@ def test_a_run_is_watched_at_the_moments_that_are_named():
     assert {moment: len(drawn) for moment, drawn in points(found, "q_proj").items()} == dict.fromkeys(
         (2, 3), TINY.n_layers
     )
+
+
+def test_what_was_watched_comes_back_digit_by_digit(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path))
+    found = {step: {"layers.0.mlp.up_proj": WeightChange(1 / 3, step * 1e-9, 2.0)} for step in (6, 12)}
+    assert kept_changes("watched", {"rank": 4}, lambda: found) == found
+    assert kept_changes("watched", {"rank": 4}, lambda: {}) == found
+    assert "watched: taken from" in capsys.readouterr().out
+    assert kept_changes("watched", {"rank": 4}, lambda: {}, force=True) == {}
 
 
 @pytest.mark.parametrize(("steps", "moments"), [(24, (6, 12, 18, 24)), (5, (1, 2, 3, 5)), (1, (1,)), (2, (1, 2))])

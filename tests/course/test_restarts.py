@@ -1,0 +1,120 @@
+"""A restarted kernel: the cells of lessons 04 to 06 executed again train nothing, and say what came from the disk."""
+
+import contextlib
+import io
+import json
+import shutil
+from dataclasses import asdict, replace
+
+import pytest
+import transformers
+
+import labkit
+from labkit.course.lessons import lesson_paths, read_lesson
+from labkit.jsonl import read_rows
+from labkit.models.profiles import PROFILES
+
+UNTIL = {"04": 'kept("lesson04-after"', "05": "done = run_sweep(", "06": "moved = {"}  # in the last cell that trains
+REUSED = {
+    "04": ["lesson04-before: taken", "lesson04-short: taken", "12 of 12 steps taken", "lesson04-after: taken"],
+    "05": ["0 run, 0 failed; 6 taken from"],
+    "06": ["lesson06-full: taken", "lesson06-lora: taken", "lesson06-dora: taken"],
+}
+SMALL = replace(PROFILES["tiny"], steps=12, train_rows=96, eval_rows=4, max_new_tokens=4)
+
+
+class Trained(Exception):
+    """Raised in place of a training."""
+
+
+def execute(number, *changes):
+    """Run a lesson's code cells up to its last training in a fresh namespace; ``changes`` are (old, new) in the code."""
+    (path,) = lesson_paths([number])
+    said, names = io.StringIO(), {"__name__": "__main__"}
+    with contextlib.redirect_stdout(said):
+        for cell in read_lesson(path).cells:
+            code = cell.code
+            for old, new in changes:
+                code = code.replace(old, new)
+            exec(compile(code, f"<lesson {number}>", "exec"), names)
+            if UNTIL[number] in cell.code:
+                return said.getvalue(), names
+    raise AssertionError(f"lesson {number} has no cell with {UNTIL[number]}")
+
+
+@pytest.fixture
+def trains(monkeypatch):
+    """``trains(number, *changes)``: whether the lesson trains anything when it is executed; no training takes place."""
+    trained = []
+
+    def train(*_, **__):
+        trained.append(1)
+        raise Trained
+
+    def one(number, *changes):
+        trained.clear()
+        with monkeypatch.context() as patch, contextlib.suppress(Trained):
+            patch.setattr(transformers.Trainer, "train", train)
+            execute(number, *changes)
+        return bool(trained)
+
+    return one
+
+
+@pytest.fixture(scope="module", params=sorted(UNTIL))
+def once(request, tmp_path_factory):
+    """A lesson that was executed once: its number, what it said, its names, and the folder where it keeps things."""
+    runs = tmp_path_factory.mktemp(f"lesson{request.param}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_RUNS", str(runs))
+        patch.setattr(labkit, "current_profile", lambda: SMALL)
+        return request.param, *execute(request.param), runs
+
+
+@pytest.fixture
+def executed(once, tmp_path, monkeypatch):
+    """The same with the folder copied, and about to be executed again."""
+    number, said, names, runs = once
+    shutil.copytree(runs, tmp_path / "runs")
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(labkit, "current_profile", lambda: SMALL)
+    return number, said, names, tmp_path / "runs"
+
+
+def results(number, names):
+    """What the lesson shows of its trainings, as text (a NaN equals itself)."""
+    shown = {"04": ("curve", "before", "results", "after", "texts_after"), "06": ("moved",)}
+    if number == "05":
+        return repr(sorted(read_rows(names["out"] / "live.jsonl"), key=lambda row: row["id"]))
+    return json.dumps([names[name] for name in shown[number]], default=asdict)
+
+
+def test_the_second_execution_trains_nothing_and_says_what_it_reused(executed, trains):
+    number, first, names, _ = executed
+    said, again = execute(number)
+    assert results(number, again) == results(number, names)
+    for words in REUSED[number]:
+        assert words in said and words not in first
+    assert "force=True" in said
+    assert not trains(number)
+
+
+def test_force_trains_again(executed, trains):
+    number, *_ = executed
+    assert trains(number, ("force = False", "force = True"))
+
+
+def test_a_changed_setting_trains_again(executed, trains, monkeypatch):
+    number, *_ = executed
+    other = replace(SMALL, steps=8, learning_rate=SMALL.learning_rate / 2)
+    monkeypatch.setattr(labkit, "current_profile", lambda: other)
+    assert trains(number)
+
+
+def test_a_damaged_file_is_made_again(executed, trains):
+    number, _, _, runs = executed
+    damaged = [*(runs / "kept").glob("*.json"), *runs.glob("lesson05*/live.jsonl")]
+    assert damaged
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-9])
+    assert trains(number)
