@@ -85,7 +85,8 @@ def quantize(weight: Tensor, *, block_size: int = 64, code: Code = "nf4") -> Qua
     order = torch.argsort(table, stable=True).to(weight.device)
     bounds = _middles(table.to(weight.device)[order])
     scaled, absmax = _scaled(weight, block_size)
-    indices = order[torch.bucketize(scaled, bounds)].to(torch.uint8)
+    places = torch.bucketize(scaled, bounds, out_int32=True)  # 32 bits: half of the memory that 64-bit places need
+    indices = order.to(torch.uint8).index_select(0, places)
     name = code if isinstance(code, str) else "own"
     return Quantized(indices.reshape(weight.shape), absmax, table, weight.shape, weight.dtype, name, block_size)
 
@@ -97,10 +98,13 @@ def dequantize(quantized: Quantized, absmax: Tensor | None = None) -> Tensor:
         quantized: from `quantize`.
         absmax: other constants to use, e.g. from `restore`; None uses its own.
     """
-    values = quantized.table.to(quantized.indices.device)[quantized.indices.flatten().long()]
+    table = quantized.table.to(quantized.indices.device)
+    values = table.index_select(0, quantized.indices.flatten().int())
     scales = quantized.absmax if absmax is None else absmax
-    scales = scales.repeat_interleave(quantized.block_size)[: values.numel()]
-    return (values * scales).to(quantized.dtype).reshape(quantized.shape)
+    blocks, rest = divmod(values.numel(), quantized.block_size)
+    values[: values.numel() - rest].view(blocks, quantized.block_size).mul_(scales[:blocks, None])
+    values[values.numel() - rest :].mul_(scales[-1])  # the shorter last block, if there is one
+    return values.to(quantized.dtype).reshape(quantized.shape)
 
 
 def pack(quantized: Quantized) -> Tensor:

@@ -1,0 +1,66 @@
+"""The reference NF4 quantizer of lesson 03 against the CPU kernels of bitsandbytes: same bits, and how much time.
+
+    python benchmarks/nf4_speed.py     # writes data/measurements/nf4_speed.json; a minute
+
+Codes, constants and restored weights are compared by ``torch.equal`` before anything is timed. Then both take turns, on
+one thread and in both dtypes; a ratio is taken within each round, so that other programs on the machine drop out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import bitsandbytes.functional as bnb
+import torch
+
+from labkit.files import write_json
+from labkit.paths import checkout
+from labkit.theory.nf4 import dequantize, pack, quantize
+from labkit.training.interleaved import take_turns, time_ratio
+from labkit.training.record import provenance
+
+SIZES = (64 * 1024, 1024**2, 8 * 1024**2)  # weights
+DTYPES = (torch.float32, torch.bfloat16)
+ROUNDS = 15
+
+
+def compare(n_weights: int, dtype: torch.dtype, *, rounds: int = ROUNDS) -> dict[str, Any]:
+    """Ratios of time, reference by bitsandbytes: above 1 the reference is slower.
+
+    Raises:
+        AssertionError: the two disagree in a bit.
+    """
+    weight = torch.randn(n_weights, generator=torch.Generator().manual_seed(0)).to(dtype)
+    ours = quantize(weight)
+    packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    assert torch.equal(pack(ours), packed.flatten())
+    assert torch.equal(ours.absmax, state.absmax)
+    assert torch.equal(dequantize(ours), bnb.dequantize_4bit(packed, state).flatten())
+    steps = {
+        "quantize": lambda: pack(quantize(weight)),
+        "quantize, bitsandbytes": lambda: bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4"),
+        "dequantize": lambda: dequantize(ours),
+        "dequantize, bitsandbytes": lambda: bnb.dequantize_4bit(packed, state),
+    }
+    seconds = take_turns(steps, rounds=rounds)
+    ratios = {
+        name: asdict(time_ratio(seconds[name], seconds[f"{name}, bitsandbytes"])) for name in ("quantize", "dequantize")
+    }
+    return {"n_weights": n_weights, "dtype": str(dtype).removeprefix("torch."), "bit_equal": True, **ratios}
+
+
+def main() -> None:
+    """Compare every size in every dtype, print and write the table."""
+    torch.set_num_threads(1)
+    rows = [compare(n_weights, dtype) for n_weights in SIZES for dtype in DTYPES]
+    for row in rows:
+        took = ", ".join(f"{name} {row[name]['ratio']:.2f} times as long" for name in ("quantize", "dequantize"))
+        print(f"{row['n_weights']:>9,} weights in {row['dtype']}: {took}")
+    note = "one thread; other programs were running, so only the ratios count"
+    report = provenance("benchmarks/nf4_speed.py", note=note) | {"rounds": ROUNDS, "rows": rows}
+    write_json(checkout() / "data" / "measurements" / "nf4_speed.json", report)
+
+
+if __name__ == "__main__":
+    main()
