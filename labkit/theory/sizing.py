@@ -103,6 +103,7 @@ def _price(profile: Profile, step: Step) -> Words | None:
         return None
     cut = f"{step.seq_len:,}", f"{profile.seq_len:,}"
     return (
-        f"{cut[0]} tokens in place of {cut[1]}: longer examples are cut (or refused, by `labkit sft`), which changes what is learned",
+        f"{cut[0]} tokens in place of {cut[1]}: longer examples are cut (or refused, by `labkit sft`), "
+        "which changes what is learned",
         f"长度从 {cut[1]} 减到 {cut[0]}：更长的样本会被截断（`labkit sft` 则会拒绝），学到的内容会变",
     )
