@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from labkit.errors import LabError
 from labkit.models.methods import DTYPE_BYTES
 from labkit.models.profiles import AMPERE, Profile, compute_dtype, settled_method
 from labkit.models.shapes import shape_of
@@ -45,7 +46,7 @@ def gpu(profile: Profile) -> list[Finding]:
         return [Finding("gpu", "fail", f"torch does not load ({error})", "install torch again: https://pytorch.org")]
     if not torch.cuda.is_available():
         return [_no_cuda(profile, torch.__version__)]
-    return [_cuda(profile), _gpus(torch.cuda.device_count())]
+    return [_cuda(profile), _settings(profile), _gpus(torch.cuda.device_count())]
 
 
 def _cuda(profile: Profile) -> Finding:
@@ -88,6 +89,28 @@ def _gpu_room(profile: Profile, found: str, free_bytes: int) -> Finding:
     remedy = " and ".join(f"{change.what[0]} ({change.price[0]})" for change in changes) or "a smaller model"
     fix = f"stop what else uses the GPU (nvidia-smi), or train with {remedy}; {RESERVE_GIB:g} GiB should stay free"
     return Finding("gpu", "fail", found, fix)
+
+
+def _settings(profile: Profile) -> Finding:
+    """What `labkit.theory.sizing` would run with here; a warning where that is not the profile as it is written."""
+    import torch
+
+    from labkit.theory.sizing import fit
+
+    name, free_bytes = "settings for this card", torch.cuda.mem_get_info()[0]
+    try:
+        choice = fit(profile, free_bytes=free_bytes, capability=torch.cuda.get_device_capability())
+    except LabError as error:
+        return Finding(name, "warn", f"{error.given}: {error.rule}", error.fix)  # the failure is the GPU's finding
+    chosen = choice.profile
+    sizes = f"batch {chosen.batch}, accumulation {chosen.accumulation}, {chosen.seq_len:,} tokens"
+    found = "; ".join([f"{chosen.dtype}, {sizes}, with checkpointing", *(english for english, _ in choice.reasons)])
+    if (chosen.batch, chosen.seq_len) == (profile.batch, profile.seq_len):
+        return Finding(name, "ok", found)
+    flags = f"--batch {chosen.batch} --accumulation {chosen.accumulation}"
+    if choice.price:
+        return Finding(name, "warn", found, f"labkit sft {flags} --seq-len {chosen.seq_len} ({choice.price[0]})")
+    return Finding(name, "warn", found, f"labkit sft {flags} (the same rows in every update)")
 
 
 def _gpus(count: int) -> Finding:

@@ -251,6 +251,22 @@ def test_a_gpu_without_room_for_the_predicted_step_fails(monkeypatch):
         assert f"peak at {needed / GIB:.1f} GiB" in found.found
 
 
+@pytest.mark.parametrize(
+    ("free", "status", "words"),
+    [
+        (14.6, "ok", ["float16, batch 4, accumulation 4, 1,024 tokens"]),
+        (3.6, "warn", ["batch 2, accumulation 8", "of 3.60 GiB", "--batch 2 --accumulation 8 (the same rows"]),
+        (2.9, "warn", ["512 tokens", "--seq-len 512", "changes what is learned"]),
+        (1, "warn", ["no setting fits", "smaller model"]),
+    ],
+)
+def test_the_settings_for_a_card(monkeypatch, free, status, words):
+    fake_cuda(monkeypatch, free=int(free * GIB))
+    found = one(examine(GPU), "settings for this card")
+    assert found.status == status
+    assert not [word for word in words if word not in f"{found.found} {found.fix}"]
+
+
 @pytest.mark.parametrize(("count", "rank", "status"), [(1, None, "ok"), (2, None, "fail"), (2, "0", "ok")])
 def test_several_gpus_without_a_launcher_fail(monkeypatch, count, rank, status):
     fake_cuda(monkeypatch, count=count)

@@ -190,7 +190,12 @@ def compute_dtype(profile: Profile) -> str:
         return "float32"
     import torch
 
-    return "bfloat16" if torch.cuda.get_device_capability() >= AMPERE else "float16"
+    return cuda_dtype(torch.cuda.get_device_capability())
+
+
+def cuda_dtype(capability: tuple[int, int]) -> str:
+    """The 16-bit element type that a CUDA GPU of this compute capability has units for."""
+    return "bfloat16" if tuple(capability) >= AMPERE else "float16"
 
 
 def settled_method(profile: Profile) -> Method:
