@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from labkit.errors import LabError
     from labkit.models.methods import Method, Step
     from labkit.models.profiles import current_profile
-    from labkit.page.exercises import check, hint, predict, reveal
+    from labkit.page.exercises import check, hint, predict, record_run, reveal
     from labkit.page.figures import show
     from labkit.page.start import start
 
@@ -30,6 +30,7 @@ _HOME = {
     "check": "labkit.page.exercises",
     "hint": "labkit.page.exercises",
     "predict": "labkit.page.exercises",
+    "record_run": "labkit.page.exercises",
     "reveal": "labkit.page.exercises",
     "show": "labkit.page.figures",
     "start": "labkit.page.start",
@@ -43,6 +44,7 @@ __all__ = [
     "current_profile",
     "hint",
     "predict",
+    "record_run",
     "reveal",
     "show",
     "start",

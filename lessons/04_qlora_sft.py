@@ -629,12 +629,12 @@ labkit.show(fig, alt=f"Training loss of three runs of {short_steps} steps; the l
 
 The profile's whole run. `train()` is called here and not hidden; the bar moves with every optimizer step. Each point of the small curve is the loss of one batch, so it jumps: look at its trend.
 
-A checkpoint is written about a dozen times (weights, optimizer, random numbers), with checksums. If the runtime dies or you restart the kernel, run the notebook again from the top: what is finished comes back from the disk within seconds, what is not goes on after the last good checkpoint, and the output says which. `force = True` in the first cell trains again.
+A checkpoint is written about a dozen times (weights, optimizer, random numbers), with checksums. If the runtime dies or you restart the kernel, run the notebook again from the top: what is finished comes back from the disk within seconds, what is not goes on after the last good checkpoint, and the output says which. `force = True` in the first cell trains again. The last line is the run's record, for whoever grades.
 
 What it costs is printed below. Tokens a second count prompts too, padding not. With CUDA, the peak is comparable with section 3's prediction. Without, there is only the largest resident memory of the whole Python process, libraries included: another quantity, under another name.
 """
 
-# %% [markdown] tags=["zh", "of-3c064719"]
+# %% [markdown] tags=["zh", "of-b0a125a4"]
 """
 “训练损失越低，回答就越好”刚刚被推翻：反复看一个批次的那次，训练损失最低，面对新指令却不如它上面那一次，它只是把几条答案背下来了。而 2e-5 看上去像是“QLoRA 不管用”，其实是适配器几乎没动。
 
@@ -642,7 +642,7 @@ What it costs is printed below. Tokens a second count prompts too, padding not. 
 
 现在跑完整的训练。`train()` 就在这里调用，没有藏起来；进度条随每一步优化前进。小图上每个点只是一个批次的损失，所以会上下跳动：请看整体趋势。
 
-训练途中大约写十几次检查点（权重、优化器状态、随机数状态），带校验和。运行环境断了，或者你重启了内核，从头再运行一遍即可：已完成的部分几秒内从磁盘取回，没完成的从最后一个完好的检查点接着训练，输出里会说明是哪一种。把第一个单元格里的 `force` 改成 `True`，就会重新训练。
+训练途中大约写十几次检查点（权重、优化器状态、随机数状态），带校验和。运行环境断了，或者你重启了内核，从头再运行一遍即可：已完成的部分几秒内从磁盘取回，没完成的从最后一个完好的检查点接着训练，输出里会说明是哪一种。把第一个单元格里的 `force` 改成 `True`，就会重新训练。最后一行是这次训练的记录，供批改用。
 
 代价打印在下面。每秒词元数包括提示，不包括填充。有 CUDA 时，实测峰值可以和第 3 部分的预测直接比较。没有 CUDA 时，只能得到整个 Python 进程的最大常驻内存（包括各种库）：那是另一个量，名字也不同。
 """
@@ -664,6 +664,8 @@ print(f"{used.seconds:.1f} s for {profile.steps} steps, {curve[-1]['tokens']:,} 
 for name, n_bytes in used.peak_memory.items():
     print(f"{name:28} {n_bytes / 2**20:10.1f} MiB")
 print(f"{'predicted for the tensors':28} {here.peak_allocated_bytes / 2**20:10.1f} MiB")
+losses = [point["loss"] for point in curve]
+labkit.record_run("r4_1", losses, seconds=used.seconds, peak_memory=used.peak_memory)
 
 # %% [markdown] tags=["en"]
 """

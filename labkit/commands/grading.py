@@ -87,7 +87,7 @@ def _pool(engine: str, workers: int) -> Iterator[Executor]:
         return
     from labkit.training.engines import engine as cluster
 
-    with cluster(engine) as executor:
+    with cluster(engine, use_gpus=False) as executor:
         yield executor
 
 

@@ -1,4 +1,4 @@
-"""check, hint, predict and reveal: an exercise answers at once and leaves a record."""
+"""check, hint, predict and reveal: an exercise answers at once and leaves a record; so does a training run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import html
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from labkit.page.labels import language, text
 from labkit.page.records import make_record, shell
 
 HINTS_FILE = Path(__file__).with_name("hints.json")  # built from the lessons by `labkit build`
+CURVE_POINTS = 64  # of a loss curve in a record
 COLOURS = {
     "right": "#009E73",
     "wrong": "#D55E00",
@@ -170,6 +171,21 @@ def predict(id: str, value: object, *, unit: str = "") -> None:
     _predictions[id] = (float(value), unit)
     message = text(f"your prediction: {value:g} {unit}", f"你的预测：{value:g} {unit}")
     _display(id, "predicted", message, make_record(id, "predicted", value).line())
+
+
+def record_run(id: str, losses: Sequence[float], *, seconds: float, peak_memory: dict[str, int]) -> None:
+    """Print the record of a training run, for a grader: its loss curve and what the training took.
+
+    Args:
+        id: e.g. ``"r4_1"``: lesson 04's first run.
+        losses: of the optimizer steps, in their order; a long curve is thinned to `CURVE_POINTS` of them.
+        seconds: of training, over all sessions in which it went on.
+        peak_memory: bytes by name, over the same sessions (see `labkit.training.measure.peak_memory`).
+    """
+    stride = -(-len(losses) // CURVE_POINTS) or 1
+    thinned = [float(loss) for loss in losses[::stride]]
+    value = {"steps": len(losses), "losses": thinned, "seconds": seconds, "peak_memory": peak_memory}
+    print(make_record(id, "ran", value).line())
 
 
 def reveal(id: str, value: float) -> None:

@@ -36,14 +36,15 @@ class RayExecutor(Executor):
 
     Args:
         cpus: CPU cores of a call where there are no GPUs; with GPUs each call also takes its share of the cores.
+        use_gpus: False for work that needs none: then the cores alone say how many calls run at once.
     """
 
-    def __init__(self, *, cpus: float = 1) -> None:
+    def __init__(self, *, cpus: float = 1, use_gpus: bool = True) -> None:
         import ray
 
         self._ray = ray
         found = ray.cluster_resources()
-        self.gpus = int(found.get("GPU", 0))
+        self.gpus = int(found.get("GPU", 0)) if use_gpus else 0
         cores = found.get("CPU", 1)
         self.cpus = max(1, cores // self.gpus) if self.gpus else cpus
         self._remote = ray.remote(_call).options(
@@ -66,8 +67,8 @@ def _call(function: Callable, args: tuple, options: dict[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def engine(name: str) -> Iterator[Executor]:
-    """The executor called ``local`` or ``ray``, shut down at the end.
+def engine(name: str, *, use_gpus: bool = True) -> Iterator[Executor]:
+    """The executor called ``local`` or ``ray``, shut down at the end; ``use_gpus`` as `RayExecutor` has it.
 
     ``ray`` means a cluster that is running: the one that ``RAY_ADDRESS`` names, or the one on this machine. Every node
     needs labkit and the model's weights.
@@ -81,7 +82,7 @@ def engine(name: str) -> Iterator[Executor]:
         yield SerialExecutor()
         return
     with _connected():
-        yield RayExecutor()
+        yield RayExecutor(use_gpus=use_gpus)
 
 
 @contextlib.contextmanager

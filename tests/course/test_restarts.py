@@ -28,7 +28,7 @@ class Trained(Exception):
 
 
 def execute(number, *changes):
-    """Run a lesson's code cells up to its last training in a new namespace; ``changes`` are (old, new) in the code."""
+    """Run a lesson's code cells up to its last training in a fresh namespace; ``changes``: (old, new) in the code."""
     (path,) = lesson_paths([number])
     said, names = io.StringIO(), {"__name__": "__main__"}
     with contextlib.redirect_stdout(said):

@@ -127,7 +127,7 @@ def trainer_for(load, tokenizer, profile, rows, tmp_path):
 
 @pytest.fixture
 def pickled(tmp_path):
-    """``pickled.bomb``: bytes of ``torch.save`` that make the file ``pickled.mark`` if loaded without care."""
+    """``pickled.bomb``: bytes of ``torch.save`` that make the file ``pickled.mark`` if they are loaded carelessly."""
     import torch
 
     mark = tmp_path / "a pickle ran"

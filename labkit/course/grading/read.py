@@ -31,7 +31,7 @@ Short = Annotated[str, Field(max_length=200)]
 class Answer(BaseModel):
     """A record as a notebook holds it (see `labkit.page.records.Record`), its types and sizes checked."""
 
-    question: Annotated[str, Field(pattern=r"^[pq]\d{1,3}_\d{1,3}$")]
+    question: Annotated[str, Field(pattern=r"^[pqr]\d{1,3}_\d{1,3}$")]
     state: Annotated[str, Field(max_length=20)]
     value: Any = None
     cell_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None

@@ -1,0 +1,65 @@
+"""The guides for rented machines: both languages say the same, their sum is right, their commands exist."""
+
+import contextlib
+import io
+import json
+import re
+
+import pytest
+import typer
+
+from labkit.cli import app
+from labkit.models.profiles import PROFILES
+from labkit.paths import checkout
+
+GUIDES = [checkout() / "docs" / f"{place}{end}.md" for place in ("autodl", "colab") for end in ("", ".zh")]
+BLOCK = re.compile(r"```(\w+)\n(.+?)```", flags=re.S)
+
+
+def text(path):
+    return path.read_text(encoding="utf-8")
+
+
+def code(path):
+    """The fenced blocks without their comments."""
+    return [(kind, re.sub(r"[ \t]*#.*", "", block)) for kind, block in BLOCK.findall(text(path))]
+
+
+def the_sum(path):
+    (block,) = [block for kind, block in BLOCK.findall(text(path)) if "price_per_hour" in block]
+    return block
+
+
+@pytest.mark.parametrize("english", [path for path in GUIDES if ".zh" not in path.name], ids=lambda path: path.stem)
+def test_both_languages_have_the_same_sections_and_code(english):
+    chinese = english.with_suffix(".zh.md")
+    heads = [re.findall(r"^## (\d)\.", text(path), flags=re.M) for path in (english, chinese)]
+    assert heads[0] == heads[1]
+    assert code(english) == code(chinese)
+    assert f"]({chinese.name})" in text(english)
+    assert f"]({english.name})" in text(chinese)
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
+def test_the_sum_is_that_of_the_record(path, monkeypatch):
+    monkeypatch.chdir(checkout())
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(the_sum(path).replace("steps = 300", "steps = 192"), {})
+    record = json.loads(text(checkout() / "data" / "measurements" / "sft_laptop" / "record.json"))
+    steps, seconds = record["settings"]["profile"]["steps"], record["seconds"]
+    assert 2 * steps == 192  # so the training counts twice, the rest once
+    hours = (seconds["total"] + seconds["train"]) / 3600
+    price = float(re.search(r"price_per_hour = ([\d.]+)", the_sum(path))[1])
+    assert said.getvalue() == f"{record['tokens_per_s']:.0f} tokens/s, {hours:.2f} h, {hours * price:.2f}\n"
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
+def test_every_command_and_number_of_steps_exists(path):
+    commands = typer.main.get_command(app).commands
+    named = re.findall(r"(?:`|`!|^|bin/)labkit ([a-z]+)([^`#\n]*)", text(path), flags=re.M)
+    assert named
+    for command, options in named:
+        known = {option for parameter in commands[command].params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", options)) <= known
+    assert f"steps = {PROFILES['gpu'].steps}" in the_sum(path)
