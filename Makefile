@@ -10,7 +10,7 @@ PROFILE ?= tiny
 # Any Python will do to start the setup script, which then looks for one that fits.
 ANY_PYTHON = $(shell command -v python3 || command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python)
 BIN := .venv/bin
-NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=300
+NBVAL := -p scripts.offline.plugin --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 
 .PHONY: help setup lab book test oldest
 
@@ -32,8 +32,9 @@ book: setup
 	$(BIN)/labkit run --profile $(PROFILE) --lang en --html build/book
 	$(BIN)/labkit run --profile $(PROFILE) --lang zh --html build/book
 
-# Cheap checks first. Nothing may reach for a model hub. The code cells of both languages are the same (a test says so),
-# so only the English solutions are executed. One thread: these matrices are tiny, and waiting threads cost more.
+# Cheap checks first. Nothing may reach for a model hub; scripts/offline closes the network to the lessons. The code cells
+# of both languages are the same (a test says so), so only the English solutions are executed. One thread: these matrices
+# are tiny, and waiting threads cost more.
 CHECKED := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 LABKIT_PROFILE=tiny LABKIT_LANG=en LABKIT_RUNS=$(CURDIR)/build/runs
 
 test: setup

@@ -6,9 +6,13 @@ Importing it is cheap (no torch, transformers or ipywidgets): the names below ar
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+# TRL reports every trainer to Hugging Face. A course has no business to; whoever wants it sets the variable to 0.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from labkit.errors import LabError

@@ -41,10 +41,11 @@ def examine(profile: Profile | None = None, *, probe: Probe | None = None) -> li
 
     Args:
         profile: what the lessons will run with.
-        probe: whether a URL answers; asked once for the Hub and once for ModelScope.
+        probe: whether a URL answers; asked once for the Hub and once for ModelScope. By default the network is left
+            alone for a profile whose model is in the book.
     """
     chosen, first = _profile(profile)
-    reached = _probe_all(probe or _answers)
+    reached = _probe_all(probe or _answers) if probe or chosen.hub_id else {}
     checks: list[tuple[str, Check]] = [
         ("python", machine.python),
         ("packages", _packages),
@@ -228,6 +229,8 @@ def _downloads(reached: dict[str, bool]) -> list[Finding]:
         "modelscope": "only needed for downloads from ModelScope",
     }
     sites = _sites()
+    if not reached:
+        return [Finding(name, "ok", f"{url} was not asked: nothing needs a download") for name, url in sites.items()]
     no = {name: Finding(name, "warn", f"{url} does not answer", fix[name]) for name, url in sites.items()}
     yes = {name: Finding(name, "ok", f"{url} answers") for name, url in sites.items()}
     return [(yes if answers else no)[name] for name, answers in reached.items()]
