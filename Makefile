@@ -12,7 +12,7 @@ ANY_PYTHON = $(shell command -v python3 || command -v python3.11 || command -v p
 BIN := .venv/bin
 NBVAL := -p scripts.offline.plugin --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 
-.PHONY: help setup lab book test oldest
+.PHONY: help setup lab book test oldest bench
 
 help:
 	@echo "make setup   install everything into .venv, once"
@@ -20,6 +20,7 @@ help:
 	@echo "make book    setup, then execute the whole book and export it to build/book"
 	@echo "make test    setup, then all checks"
 	@echo "make oldest  setup, then lessons 00-03 and the libraries' signatures with the oldest supported versions"
+	@echo "make bench   setup, then the benchmarks that take minutes (benchmarks/README.md has them all)"
 
 setup:
 	@test -n "$(ANY_PYTHON)" || { echo "setup: error: no Python found. Fix: install Python 3.11, 3.12 or 3.13."; exit 1; }
@@ -56,3 +57,11 @@ oldest: setup
 	$(BIN)/labkit build --solutions --lang en
 	$(CHECKED) PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest tests/test_api_calls.py
 	$(CHECKED) PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest $(NBVAL) $(EARLY)
+
+# One that fails is named at the end and stops no other.
+BENCHMARKS := imports nf4_speed sliders dryrun lessons
+
+bench: setup
+	@failed=; for name in $(BENCHMARKS); do \
+		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "bench: failed:$$failed"; exit 1; }

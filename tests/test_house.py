@@ -111,17 +111,17 @@ def test_setup_knows_the_floors_of_pyproject():
 
 
 def test_make_has_its_targets_and_they_are_phony():
-    assert make_targets() == {"help", "setup", "lab", "book", "test", "oldest"}
+    assert make_targets() == {"help", "setup", "lab", "book", "test", "oldest", "bench"}
     phony = re.search(r"^\.PHONY: (.+)$", read("Makefile"), flags=re.M)
     assert set(phony[1].split()) == make_targets()
 
 
-@pytest.mark.parametrize("target", ["lab", "book", "test", "oldest"])
+@pytest.mark.parametrize("target", ["lab", "book", "test", "oldest", "bench"])
 def test_everything_sets_up_first(target):
     assert re.search(rf"^{target}: setup$", read("Makefile"), flags=re.M)
 
 
-@pytest.mark.parametrize("target", ["help", "setup", "lab", "book", "test", "oldest"])
+@pytest.mark.parametrize("target", ["help", "setup", "lab", "book", "test", "oldest", "bench"])
 def test_make_can_read_its_targets(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

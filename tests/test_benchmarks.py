@@ -1,0 +1,40 @@
+"""The benchmarks' page names every script and links to what it wrote; the comparison of NF4 runs and compares."""
+
+import importlib.util
+import json
+import re
+
+import pytest
+import torch
+
+from labkit.paths import checkout
+
+FOLDER = checkout() / "benchmarks"
+ROWS = re.findall(
+    r"^\| `(\w+\.py)` \| .+? \| (.+?) \|$", (FOLDER / "README.md").read_text(encoding="utf-8"), flags=re.M
+)
+
+
+def test_every_script_has_its_row():
+    assert sorted(name for name, _ in ROWS) == sorted(path.name for path in FOLDER.glob("*.py"))
+
+
+@pytest.mark.parametrize(("name", "result"), ROWS, ids=[name for name, _ in ROWS])
+def test_a_result_is_there_and_made_by_its_script(name, result):
+    link = re.search(r"\]\((.+)\)", result)
+    if link is None:
+        assert result.startswith("not measured")
+        assert not list(checkout().glob(f"data/*/{name.removesuffix('.py')}*.json"))
+        return
+    report = json.loads((FOLDER / link[1]).read_text(encoding="utf-8"))
+    assert name in report.get("made_by", report.get("command", name))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_comparison_of_nf4_asserts_the_same_bits(dtype):
+    spec = importlib.util.spec_from_file_location("nf4_speed", FOLDER / "nf4_speed.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    row = module.compare(64 * 30 + 8, dtype, rounds=2)  # the last block is shorter
+    assert row["bit_equal"]
+    assert row["quantize"]["ratio"] > 0
