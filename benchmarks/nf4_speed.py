@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import bitsandbytes.functional as bnb
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
 from labkit.files import write_json
 from labkit.paths import checkout
@@ -33,15 +33,15 @@ def compare(n_weights: int, dtype: torch.dtype, *, rounds: int = ROUNDS) -> dict
     """
     weight = torch.randn(n_weights, generator=torch.Generator().manual_seed(0)).to(dtype)
     ours = quantize(weight)
-    packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    packed, state = quantize_4bit(weight, blocksize=64, quant_type="nf4")
     assert torch.equal(pack(ours), packed.flatten())
     assert torch.equal(ours.absmax, state.absmax)
-    assert torch.equal(dequantize(ours), bnb.dequantize_4bit(packed, state).flatten())
+    assert torch.equal(dequantize(ours), dequantize_4bit(packed, state).flatten())
     steps = {
         "quantize": lambda: pack(quantize(weight)),
-        "quantize, bitsandbytes": lambda: bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4"),
+        "quantize, bitsandbytes": lambda: quantize_4bit(weight, blocksize=64, quant_type="nf4"),
         "dequantize": lambda: dequantize(ours),
-        "dequantize, bitsandbytes": lambda: bnb.dequantize_4bit(packed, state),
+        "dequantize, bitsandbytes": lambda: dequantize_4bit(packed, state),
     }
     seconds = take_turns(steps, rounds=rounds)
     ratios = {
