@@ -14,15 +14,13 @@ from dataclasses import asdict
 from typing import Any
 
 import labkit
-from labkit.files import write_json
 from labkit.models.profiles import settled_method
 from labkit.models.weights import locate
-from labkit.paths import checkout
 from labkit.theory.dora import correlate
 from labkit.training.evaluate import heldout_loss
 from labkit.training.loading import load_base, load_tokenizer, quiet
 from labkit.training.recipe import build_trainer
-from labkit.training.record import provenance
+from labkit.training.record import write_measurement
 from labkit.training.run import adjusted, rows_of
 from labkit.training.updates import train_only_linears
 from labkit.training.weight_changes import Changes, chosen, train_watched
@@ -73,7 +71,6 @@ def main() -> None:
             runs.append(watched(profile, kind, seed))
             gc.collect()
             report = {
-                **provenance("benchmarks/dora_correlation.py", note="shared with other programs"),
                 "model": profile.hub_id or profile.model,
                 "settings": {
                     "steps": STEPS,
@@ -83,7 +80,8 @@ def main() -> None:
                 },
                 "runs": runs,
             }
-            write_json(checkout() / "data" / "measurements" / f"dora_correlation_{profile.name}.json", report)
+            made_by, name = "benchmarks/dora_correlation.py", f"dora_correlation_{profile.name}"
+            write_measurement(made_by, report, note="shared with other programs", name=name)
             print(kind, seed, runs[-1]["heldout_loss"], *runs[-1]["correlations"], sep="\n  ", flush=True)
 
 

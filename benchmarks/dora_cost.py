@@ -18,18 +18,16 @@ from typing import Any
 
 import torch
 
-from labkit.files import write_json
 from labkit.models.methods import Method, Step
 from labkit.models.profiles import PROFILES
 from labkit.models.shapes import shape_of
 from labkit.models.weights import locate
-from labkit.paths import checkout
 from labkit.theory.dora import add_dora
 from labkit.training.dryrun import trace
 from labkit.training.interleaved import take_turns, time_ratio
 from labkit.training.ledger import add_adapters, make_optimizer, record_step, train_step
 from labkit.training.loading import load_base, load_tokenizer, quiet
-from labkit.training.record import provenance
+from labkit.training.record import write_measurement
 
 PROFILE = PROFILES["laptop"]
 RANK, ROUNDS = 16, 6
@@ -119,8 +117,8 @@ def main() -> None:
     dry = dry_runs()
     models = {name: adapted(name) for name in CASES}
     peaks = measured_peaks(models, 512)
+    note = "one thread, shared with other programs: trust the ratios only"
     report = {
-        **provenance("benchmarks/dora_cost.py", note="one thread, shared with other programs: trust the ratios only"),
         "model": PROFILE.model,
         "rank": RANK,
         "threads": torch.get_num_threads(),
@@ -130,7 +128,7 @@ def main() -> None:
     }
     for tokens in TOKENS:
         report["times"] += measured_times(models, tokens)
-        write_json(checkout() / "data" / "measurements" / "dora_cost.json", report)
+        write_measurement("benchmarks/dora_cost.py", report, note=note)
 
 
 if __name__ == "__main__":

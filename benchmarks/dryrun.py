@@ -14,9 +14,7 @@ import subprocess
 import sys
 import time
 
-from labkit.files import write_json
-from labkit.paths import checkout
-from labkit.training.record import provenance
+from labkit.training.record import write_measurement
 
 REPEATS = 3
 RUNS = [
@@ -49,12 +47,9 @@ def best(model: str, method: str, options: list[str]) -> dict:
 
 def main() -> None:
     """Run all and write what they took."""
-    report = {
-        **provenance("benchmarks/dryrun.py", note="shared with other programs"),
-        "runs": [best(*each) for each in RUNS],
-    }
-    write_json(checkout() / "data" / "measurements" / "dryrun.json", report)
-    for each in report["runs"]:
+    runs = [best(*each) for each in RUNS]
+    write_measurement("benchmarks/dryrun.py", {"runs": runs}, note="shared with other programs")
+    for each in runs:
         memory = f"{each['max_rss_bytes'] / 2**20:.0f} MiB"
         print(each["model"], each["method"], each["options"], f"{each['seconds']:.1f} s", memory)
 

@@ -19,9 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from labkit.files import write_json
 from labkit.paths import checkout
-from labkit.training.record import provenance
+from labkit.training.record import write_measurement
 
 STUDENTS, WORKERS = 300, 2
 
@@ -83,7 +82,7 @@ def main() -> None:
         "ratio_to_json_alone": round(first / reading, 2),
     }
     print(json.dumps(figures, indent=2))
-    write_json(checkout() / "data" / "measurements" / "grading.json", provenance("benchmarks/grading.py") | figures)
+    write_measurement("benchmarks/grading.py", figures)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,8 @@ import sys
 from dataclasses import asdict
 from functools import partial
 
-from labkit.files import write_json
-from labkit.paths import checkout
 from labkit.training.interleaved import take_turns, time_ratio
-from labkit.training.record import provenance
+from labkit.training.record import write_measurement
 
 STARTS = {
     "empty Python": ["-c", "pass"],
@@ -43,8 +41,7 @@ def main() -> None:
     for name, row in rows.items():
         print(f"{name:18} {row['median_seconds']:.3f} s, {row['by_empty_python']['ratio']:.2f} times an empty Python")
     note = "other programs were running, so the ratios count"
-    report = provenance("benchmarks/imports.py", note=note) | {"rounds": ROUNDS, "starts": rows}
-    write_json(checkout() / "data" / "measurements" / "imports.json", report)
+    write_measurement("benchmarks/imports.py", {"rounds": ROUNDS, "starts": rows}, note=note)
 
 
 if __name__ == "__main__":

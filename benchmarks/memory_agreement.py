@@ -13,13 +13,11 @@ import random
 import time
 from dataclasses import asdict, replace
 
-from labkit.files import write_json
 from labkit.models.methods import TARGETS, Method, Step
 from labkit.models.shapes import ModelShape, shape_of
-from labkit.paths import checkout
 from labkit.theory.memory import predict
 from labkit.training.dryrun import trace
-from labkit.training.record import provenance
+from labkit.training.record import write_measurement
 
 MODELS = (
     *("qwen3-0.6b", "qwen3-1.7b", "qwen3-8b", "llama-3.2-3b"),
@@ -116,12 +114,11 @@ def main() -> None:
     """Compare all rows and write the summary."""
     rows = [compare(*setting) for setting in settings(SEED, ROWS)]
     report = {
-        **provenance("benchmarks/memory_agreement.py", note="no GPU"),
         "seed": SEED,
         **summary(rows),
         "ratios": [round(row["ratio"], 4) for row in rows],
     }
-    write_json(checkout() / "data" / "measurements" / "memory_agreement.json", report)
+    write_measurement("benchmarks/memory_agreement.py", report, note="no GPU")
     print({name: report[name] for name in ("rows", "within_1_percent", "within_3_percent", "largest_error")})
 
 

@@ -15,12 +15,10 @@ full loss, logits kept, 8-bit AdamW. It must be below the GPU's memory, by what 
 
 from __future__ import annotations
 
-from labkit.files import write_json
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import ModelShape, shape_of
-from labkit.paths import checkout
 from labkit.theory.memory import predict
-from labkit.training.record import provenance
+from labkit.training.record import write_measurement
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 QWEN_GB = {  # LoRA rows, in "G"
@@ -93,12 +91,11 @@ def main() -> None:
         length, peak, card = row["published_context"], row["predicted_gib"], row["gpu_gb"]
         print(f"{card:3} GB, {length:6,} tokens: {peak:6.2f} GiB, {card - peak:.2f} left")
     report = {
-        **provenance("benchmarks/memory_published.py"),
         "sources": ["QwenLM/Qwen README.md", "unslothai/unsloth README.md (2025)"],
         "qwen": qwens,
         "unsloth": contexts,
     }
-    write_json(checkout() / "data" / "measurements" / "memory_published.json", report)
+    write_measurement("benchmarks/memory_published.py", report)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 import labkit
-from labkit.files import write_json
 from labkit.models.methods import TARGETS
 from labkit.models.profiles import settled_method
 from labkit.models.weights import locate
-from labkit.paths import checkout
 from labkit.theory.codes import CODES
 from labkit.theory.nf4 import bits_per_weight
 from labkit.theory.normal_blocks import lloyd_levels
 from labkit.training.fakequant import answer_logprobs, decoder_linears, divergence, fake_quantized, loss_change
 from labkit.training.loading import load_base, load_tokenizer, quiet
-from labkit.training.record import provenance
+from labkit.training.record import write_measurement
 from labkit.training.run import rows_of
 
 BLOCK_SIZES = (32, 128, 256, 1024, 4096)
@@ -46,7 +44,6 @@ def main() -> None:
     reference, tokens = answer_logprobs(model, tokenizer, rows)
     measured = [effect(model, tokenizer, rows, reference, tokens, case) for case in settings()]
     report = {
-        **provenance("benchmarks/nf4_codes.py"),
         "model": profile.hub_id or profile.model,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "rows": len(rows),
@@ -54,7 +51,7 @@ def main() -> None:
         "loss": -float(reference.gather(1, tokens[:, None]).double().mean()),
         "effects": measured,
     }
-    write_json(checkout() / "data" / "measurements" / f"nf4_{profile.name}.json", report)
+    write_measurement("benchmarks/nf4_codes.py", report, name=f"nf4_{profile.name}")
 
 
 def effect(model, tokenizer, rows, reference, tokens, case: dict[str, Any]) -> dict[str, Any]:

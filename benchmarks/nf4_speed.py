@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-from labkit.files import write_json
-from labkit.paths import checkout
 from labkit.theory.nf4 import dequantize, pack, quantize
 from labkit.training.interleaved import take_turns, time_ratio
-from labkit.training.record import provenance
+from labkit.training.record import write_measurement
 
 SIZES = (64 * 1024, 1024**2, 8 * 1024**2)  # weights
 DTYPES = (torch.float32, torch.bfloat16)
@@ -58,8 +56,7 @@ def main() -> None:
         took = ", ".join(f"{name} {row[name]['ratio']:.2f} times as long" for name in ("quantize", "dequantize"))
         print(f"{row['n_weights']:>9,} weights in {row['dtype']}: {took}")
     note = "one thread; other programs were running, so only the ratios count"
-    report = provenance("benchmarks/nf4_speed.py", note=note) | {"rounds": ROUNDS, "rows": rows}
-    write_json(checkout() / "data" / "measurements" / "nf4_speed.json", report)
+    write_measurement("benchmarks/nf4_speed.py", {"rounds": ROUNDS, "rows": rows}, note=note)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,9 @@ from typing import Any
 
 from playwright.sync_api import Frame, sync_playwright
 
-from labkit.files import write_json
 from labkit.page import lora_explorer, memory_explorer, nf4_explorer
 from labkit.page.sliders import Explorer
-from labkit.paths import checkout
-from labkit.training.record import provenance
+from labkit.training.record import write_measurement
 
 ROUNDS = 60
 MEASURE = """async ([name, rounds]) => {
@@ -65,12 +63,11 @@ def main() -> None:
         version = browser.version
         browser.close()
     report = {
-        **provenance("benchmarks/sliders.py"),
         "versions": {"chromium": version, "playwright": importlib.metadata.version("playwright")},
         "events_per_control": ROUNDS,
         "explorers": rows,
     }
-    write_json(checkout() / "data" / "measurements" / "sliders.json", report)
+    write_measurement("benchmarks/sliders.py", report)
     for row in rows:
         print(row)
 

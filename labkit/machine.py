@@ -76,11 +76,11 @@ def _no_cuda(profile: Profile, version: str) -> Finding:
 
 def _gpu_room(profile: Profile, found: str, free_bytes: int) -> Finding:
     """Hold the predicted peak of a training step, and the usual reserve, against the free memory."""
-    from labkit.theory.fitting import GIB, OF_A_RUN, RESERVE_GIB, ways_to_fit
+    from labkit.theory.fitting import GIB, OF_A_RUN, RESERVE_GIB, fillable_bytes, ways_to_fit
     from labkit.theory.memory import predict
 
     setting = (shape_of(profile.model), settled_method(profile), profile.step)
-    needed, room = predict(*setting).peak_allocated_bytes, int(free_bytes - RESERVE_GIB * GIB)
+    needed, room = predict(*setting).peak_allocated_bytes, fillable_bytes(free_bytes)
     found += f"; a training step is predicted to peak at {needed / GIB:.1f} GiB"
     if needed <= room:
         return Finding("gpu", "ok", found)

@@ -1,4 +1,5 @@
-"""A real browser for the tests that need one: Debian's Chromium, driven by Playwright, kept away from the network."""
+"""A real browser for the tests that need one (Debian's Chromium, driven by Playwright, kept away from the network), and
+bubblewrap for those that re-run student code."""
 
 import os
 import shutil
@@ -26,6 +27,14 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def bubblewrap():
+    """For tests that need bubblewrap; they are skipped where it is missing, except in CI."""
+    if shutil.which("bwrap") is None:
+        assert not os.environ.get("CI"), "CI must have bubblewrap"
+        pytest.skip("bubblewrap is not installed (Debian: apt-get install bubblewrap)")
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """The benchmarks' page names every script and links to what it wrote; the comparison of NF4 runs and compares."""
 
-import importlib.util
 import json
 import re
 
 import pytest
 import torch
 
+from benchmarks import nf4_speed
 from labkit.paths import checkout
 
 FOLDER = checkout() / "benchmarks"
@@ -32,9 +32,6 @@ def test_a_result_is_there_and_made_by_its_script(name, result):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_comparison_of_nf4_asserts_the_same_bits(dtype):
-    spec = importlib.util.spec_from_file_location("nf4_speed", FOLDER / "nf4_speed.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    row = module.compare(64 * 30 + 8, dtype, rounds=2)  # the last block is shorter
+    row = nf4_speed.compare(64 * 30 + 8, dtype, rounds=2)  # the last block is shorter
     assert row["bit_equal"]
     assert row["quantize"]["ratio"] > 0

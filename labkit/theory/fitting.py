@@ -74,6 +74,11 @@ class Way:
     spare_bytes: int
 
 
+def fillable_bytes(free_bytes: float) -> int:
+    """Bytes that a step may fill of those that are free on a GPU: all but `RESERVE_GIB`; below zero for very few."""
+    return int(free_bytes - RESERVE_GIB * GIB)
+
+
 def usable_bytes(gpu_gib: float) -> int:
     """Bytes of a GPU that a step may fill: its memory less `RESERVE_GIB`; below zero for a GPU smaller than that.
 
@@ -83,7 +88,7 @@ def usable_bytes(gpu_gib: float) -> int:
     number = isinstance(gpu_gib, int | float) and not isinstance(gpu_gib, bool)
     if not number or not math.isfinite(gpu_gib) or gpu_gib <= 0:
         raise LabError(f"gpu={gpu_gib!r}", "a GPU has more than 0 GiB of memory", "try 16, 24, 40 or 80")
-    return int((gpu_gib - RESERVE_GIB) * GIB)
+    return fillable_bytes(gpu_gib * GIB)
 
 
 def single_changes(shape: ModelShape, method: Method, step: Step) -> list[Change]:

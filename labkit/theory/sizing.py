@@ -14,7 +14,7 @@ from labkit.errors import LabError
 from labkit.models.methods import Step
 from labkit.models.profiles import Profile, cuda_dtype
 from labkit.models.shapes import shape_of
-from labkit.theory.fitting import GIB, RESERVE_GIB, SHORTEST, Words
+from labkit.theory.fitting import GIB, RESERVE_GIB, SHORTEST, Words, fillable_bytes
 from labkit.theory.memory import predict
 
 
@@ -55,7 +55,7 @@ def fit(profile: Profile, *, free_bytes: int, capability: tuple[int, int], check
     reasons: list[Words] = []
     for step in _steps(profile, checkpointing):
         peak = predict(shape_of(profile.model), method, step).peak_allocated_bytes
-        if peak + RESERVE_GIB * GIB <= free_bytes:
+        if peak <= fillable_bytes(free_bytes):
             return Choice(
                 profile=_settled(profile, step, dtype),
                 checkpointing=step.checkpointing,

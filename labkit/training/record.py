@@ -17,6 +17,7 @@ from labkit.errors import LabError
 from labkit.files import write_json, write_text
 from labkit.models.methods import Method
 from labkit.models.profiles import Profile
+from labkit.paths import checkout
 
 PACKAGES = ("labkit", "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
 RECORD_FILE, SAMPLES_FILE, ADAPTER_FOLDER = "record.json", "samples.md", "adapter"
@@ -32,7 +33,8 @@ class RunRecord:
         versions: of Python and the packages.
         hardware: processor, cores, memory, GPU or None.
         date: when the run began, UTC, ISO 8601.
-        seconds: wall-clock time by phase: load, before, train, after; total adds fetching the weights and saving.
+        seconds: wall-clock time by phase: load, before, train, after; ``train`` counts all sittings of a resumed run.
+            ``total`` adds fetching the weights and saving, and is of the last sitting alone.
         trained_tokens: tokens that went through training, prompts included, padding not.
         tokens_per_s: trained_tokens by the seconds of the phase train.
         peak_memory: see `measure.peak_memory`; of the phase train with CUDA, of the whole process without.
@@ -152,6 +154,18 @@ def provenance(made_by: str, *, note: str = "") -> dict[str, Any]:
         "hardware": f"{machine['cores']} CPU cores of an {machine['cpu']}" + (f", {note}" if note else ""),
         "versions": versions(),
     }
+
+
+def write_measurement(made_by: str, findings: dict[str, Any], *, note: str = "", name: str = "") -> Path:
+    """Write ``data/measurements/NAME.json`` of the checkout: `provenance`, then ``findings``.
+
+    Args:
+        made_by, note: see `provenance`.
+        findings: plain JSON; its ``versions``, if any, stand in place of those of the packages.
+        name: of the file, without its ending; default: the script's.
+    """
+    path = checkout() / "data" / "measurements" / f"{name or Path(made_by).stem}.json"
+    return write_json(path, provenance(made_by, note=note) | findings)
 
 
 def _plain(value: Any) -> Any:

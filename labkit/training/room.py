@@ -9,7 +9,7 @@ from typing import Any
 from labkit.errors import LabError
 from labkit.models.profiles import Profile, settled_method
 from labkit.models.shapes import ModelShape
-from labkit.theory.fitting import GIB, OF_A_RUN, RESERVE_GIB, Change, Way, ways_to_fit
+from labkit.theory.fitting import GIB, OF_A_RUN, RESERVE_GIB, Change, Way, fillable_bytes, ways_to_fit
 from labkit.theory.memory import moments, predict
 from labkit.training.evaluate import ANSWER_BATCH, LOSS_BATCH
 
@@ -34,7 +34,7 @@ def refuse_small_gpu(shape: ModelShape, profile: Profile) -> None:
         return
     free, _ = torch.cuda.mem_get_info()
     peak = predict(shape, settled_method(profile), profile.step).peak_allocated_bytes
-    if peak + RESERVE_GIB * GIB > free:
+    if peak > fillable_bytes(free):
         needs = f"a step needs {peak / GIB:.1f} GiB by prediction, {RESERVE_GIB:g} GiB should stay free"
         rule = f"{needs}, and the GPU has {free / GIB:.1f} GiB free"
         fix = f"{advice(shape, profile, free_bytes=free)}; or stop other programs on the GPU, or --force it"
@@ -48,7 +48,7 @@ def given(shape: ModelShape, profile: Profile) -> str:
 
 def advice(shape: ModelShape, profile: Profile, *, free_bytes: int) -> str:
     """The cheapest changes of a run after which a step fits into ``free_bytes``, less the reserve, in words."""
-    room = int(free_bytes - RESERVE_GIB * GIB)
+    room = fillable_bytes(free_bytes)
     ways = ways_to_fit(shape, settled_method(profile), profile.step, room_bytes=room, limit=WAYS, only=OF_A_RUN)
     if not ways:
         return "no two changes make it fit: use a smaller model or a larger GPU"

@@ -1,8 +1,6 @@
 """The engines: the same sweep in this process and on a Ray cluster of two nodes, of which one is killed meanwhile."""
 
-import json
 import os
-import shutil
 import socket
 import time
 
@@ -13,7 +11,6 @@ from labkit.cli import app
 from labkit.errors import LabError
 from labkit.jsonl import read_rows
 from labkit.models.profiles import PROFILES
-from labkit.page.records import cell_hash
 from labkit.training.engines import RayExecutor, SerialExecutor, engine
 from labkit.training.grid import Trial
 from labkit.training.run import adjusted
@@ -113,19 +110,9 @@ def test_a_real_trial_on_ray_is_the_trial_of_this_process(ray, cluster, weights,
         assert there[name] == pytest.approx(here[name], rel=1e-4)
 
 
-def test_grading_re_runs_on_ray_what_it_re_runs_here(ray, cluster, tmp_path):
+def test_grading_re_runs_on_ray_what_it_re_runs_here(ray, cluster, bubblewrap, tmp_path):
     """``labkit grade --rerun --engine ray``: both sandboxes of the class on the cluster, the same tables as here."""
-    if shutil.which("bwrap") is None:
-        assert not os.environ.get("CI"), "CI must have bubblewrap"
-        pytest.skip("bubblewrap is not installed (Debian: apt-get install bubblewrap)")
-    honest = classroom.solved()
-    honest["cells"] = [cell for cell in honest["cells"] if "check(" in classroom.source_of(cell)]
-    forged = json.loads(json.dumps(honest))
-    cell = classroom.cell_of(forged, "q0_2")
-    cell["source"] = cell["source"].replace("+ 7) // 8", ") // 8")
-    classroom.record_of(forged, "q0_2")[1](cell_sha256=cell_hash(cell["source"]))
-    for name, book in (("honest", honest), ("forged", forged)):
-        classroom.save(tmp_path / "in", name, book)
+    classroom.save_honest_and_forged(tmp_path / "in")
     tables = []
     for name in ("local", "ray"):
         command = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / name), "--rerun", "--engine", name]

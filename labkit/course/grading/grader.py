@@ -15,7 +15,7 @@ from labkit.course.grading.hidden import load_hidden
 from labkit.course.grading.judge import Release, as_plain, judge_notebook, lesson_of
 from labkit.course.grading.read import Notebook, clean, read_notebook
 from labkit.course.grading.rubric import Rubric, load_rubric
-from labkit.files import write_text
+from labkit.files import read_json, write_text
 from labkit.paths import PACKAGE
 
 VERSION = 1  # of what is kept; a change of the judging code changes the key by itself (see `_key`)
@@ -107,10 +107,8 @@ class Grader:
 
     def _judged(self, name: str, raw: bytes) -> dict[str, Any]:
         file = self.kept("judged", name, raw)
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            pass
+        if (judged := read_json(file)) is not None:
+            return judged
         judged = self._judge(name, raw)
         write_text(file, json.dumps(judged, ensure_ascii=True), durable=False)
         return judged

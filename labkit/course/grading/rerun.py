@@ -24,7 +24,7 @@ from labkit.course.grading.read import clean
 from labkit.course.grading.rubric import RerunLimits, Rubric
 from labkit.course.grading.sandbox import Outcome, run_inside
 from labkit.errors import LabError
-from labkit.files import write_text
+from labkit.files import read_json, write_text
 from labkit.page.exercises import NotAttempted, Wrong, find_question
 
 IN_FLIGHT = 32  # notebooks handed over and not finished: their texts are in memory
@@ -89,7 +89,7 @@ def rerun(
     for task in tasks:
         raw = grader.raw(task.job, task.name)
         file = grader.kept("re-run", task.lesson, raw)
-        if (found := _kept(file)) is not None:
+        if (found := read_json(file)) is not None:
             finish(task, found)
             continue
         if not proven:
@@ -99,13 +99,6 @@ def rerun(
         waiting[pool.submit(run_inside, job, rubric.rerun)] = (task, file)
         collect(IN_FLIGHT)
     collect(0)
-
-
-def _kept(file: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def prove_sandbox(limits: RerunLimits) -> None:

@@ -195,6 +195,18 @@ def save(folder, student, notebook, name="00_start_here"):
     return path
 
 
+def save_honest_and_forged(folder):
+    """Two students with lesson 00's answers alone: the function of ``forged`` does not bear out its record."""
+    honest = solved()
+    honest["cells"] = [cell for cell in honest["cells"] if "check(" in source_of(cell)]
+    forged = copy.deepcopy(honest)
+    cell = cell_of(forged, "q0_2")
+    cell["source"] = cell["source"].replace("+ 7) // 8", ") // 8")
+    record_of(forged, "q0_2")[1](cell_sha256=cell_hash(cell["source"]))
+    save(folder, "honest", honest)
+    save(folder, "forged", forged)
+
+
 def packed(members):
     """The bytes of a zip; a member is (name or ZipInfo, bytes)."""
     raw = io.BytesIO()

@@ -12,9 +12,9 @@ from labkit.models.profiles import PROFILES
 from labkit.page.exercises import CURVE_POINTS, record_run
 from labkit.page.records import PREFIX
 from labkit.paths import data_folder
+from labkit.training.record import read_record
 
-REAL = [point["loss"] for point in json.loads(
-    (data_folder() / "measurements" / "sft_laptop" / "record.json").read_text(encoding="utf-8"))["curve"]]  # fmt: skip
+REAL = [point["loss"] for point in read_record(data_folder() / "measurements" / "sft_laptop").curve]
 STEPS = PROFILES["tiny"].steps
 
 

@@ -5,8 +5,6 @@ Each test is a small notebook whose code is what a student might hand in. Nothin
 
 import csv
 import json
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -33,12 +31,7 @@ WRONG = "def weight_bytes(n_params, bits_per_weight):\n    return n_params * bit
 LIMITS = RerunLimits(notebook_seconds=60, cell_seconds=20, memory_gib=1.5, processes=60, disk_mib=32, report_mib=1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def bubblewrap():
-    """These tests need bubblewrap; CI must have it."""
-    if shutil.which("bwrap") is None:
-        assert not os.environ.get("CI"), "CI must have bubblewrap"
-        pytest.skip("bubblewrap is not installed (Debian: apt-get install bubblewrap)")
+pytestmark = pytest.mark.usefixtures("bubblewrap")
 
 
 @pytest.fixture(scope="module")
@@ -308,14 +301,7 @@ def test_equality_is_by_value_and_kind():
 
 
 def test_the_command_takes_points_from_a_record_that_its_function_does_not_bear_out(tmp_path):
-    honest = c.solved()
-    honest["cells"] = [cell for cell in honest["cells"] if "check(" in c.source_of(cell)]
-    forged = json.loads(json.dumps(honest))
-    cell = c.cell_of(forged, "q0_2")
-    cell["source"] = cell["source"].replace("+ 7) // 8", ") // 8")
-    c.record_of(forged, "q0_2")[1](cell_sha256=c.cell_hash(cell["source"]))
-    c.save(tmp_path / "in", "honest", honest)
-    c.save(tmp_path / "in", "forged", forged)
+    c.save_honest_and_forged(tmp_path / "in")
     command = ["grade", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "2"]
     points = []
     for more in ([], ["--rerun"], ["--rerun"]):

@@ -1,13 +1,12 @@
 """Whose a file is: the names that course systems give to what they export, and zips made on Chinese Windows."""
 
-import io
 import zipfile
 
 import pytest
 
 from labkit.course.grading.sources import find, member_name
+from tests.course.grading.classroom import packed
 
-LESSON = "02_lora.ipynb"
 EXPORTS = {  # as each system's documentation describes its export
     "Moodle": ("Li Hua_12345_assignsubmission_file_/02_lora.ipynb", "Li Hua_12345"),
     "Moodle without the last underscore": ("Li Hua_12345_assignsubmission_file/02_lora.ipynb", "Li Hua_12345"),
@@ -20,15 +19,6 @@ EXPORTS = {  # as each system's documentation describes its export
     "Chinese name": ("李华-20261234-02_lora.ipynb", "李华-20261234"),
     "per student": ("李华/02_lora.ipynb", "李华"),
 }
-
-
-def packed(names, *, root=""):
-    """The bytes of a zip with an empty notebook under each name."""
-    raw = io.BytesIO()
-    with zipfile.ZipFile(raw, "w") as archive:
-        for name in names:
-            archive.writestr(root + name, b"{}")
-    return raw.getvalue()
 
 
 @pytest.mark.parametrize("system", EXPORTS)
@@ -46,7 +36,7 @@ def test_an_export_as_a_zip_names_the_same_students(tmp_path, root):
     flat = [pair for pair in EXPORTS.values() if "/" not in pair[0]]
     for pairs in (folders, flat) if not root else (folders,):  # a folder of flat files would be a student's folder
         path = tmp_path / "export.zip"
-        path.write_bytes(packed([name for name, _ in pairs], root=root))
+        path.write_bytes(packed([(root + name, b"{}") for name, _ in pairs]))
         assert {job["student"] for job in find(path).jobs} == {student for _, student in pairs}
 
 
@@ -61,7 +51,7 @@ def test_two_files_of_a_canvas_student_are_one_students(tmp_path):
 def test_a_name_in_a_zip_without_the_flag_for_utf_8_is_read(tmp_path, encoding, name):
     """Windows in Chinese writes GBK and some programs UTF-8, both with the flag unset; Python then reads cp437."""
     stand_in = "x" * len(name.encode(encoding))
-    raw = packed([stand_in]).replace(stand_in.encode(), name.encode(encoding))
+    raw = packed([(stand_in, b"{}")]).replace(stand_in.encode(), name.encode(encoding))
     path = tmp_path / "export.zip"
     path.write_bytes(raw)
     with zipfile.ZipFile(path) as archive:
