@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -86,11 +87,20 @@ def lab(tmp_path):
             for line in process.stdout
             if (match := re.search(r"http://127\.0\.0\.1:(\d+)/\S*\?token=(\w+)", line))
         )
+        _wait_until_it_listens(int(address[1]))  # it names its address a moment before
         yield int(address[1]), address[2], process.pid
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
+
+
+def _wait_until_it_listens(port):
+    for _ in range(240):
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.25)
+    raise AssertionError("JupyterLab did not answer within a minute")
 
 
 def status(url):
