@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -35,3 +37,12 @@ def test_the_comparison_of_nf4_asserts_the_same_bits(dtype):
     row = nf4_speed.compare(64 * 30 + 8, dtype, rounds=2)  # the last block is shorter
     assert row["bit_equal"]
     assert row["quantize"]["ratio"] > 0
+
+
+def test_a_quick_scan_writes_its_table(tmp_path):
+    out = tmp_path / "snr_scan.json"
+    subprocess.run([sys.executable, FOLDER / "snr_scan.py", "--quick", "--out", out], check=True, timeout=120)
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert report["made_by"] == "benchmarks/snr_scan.py"
+    assert [row["shape"] for row in report["rows"]] == [[24, 64]]
+    assert report["rows"][0]["svd float64"]["max_difference_by_largest"] < 1e-12
