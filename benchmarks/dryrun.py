@@ -2,14 +2,14 @@
 
     python benchmarks/dryrun.py     # writes data/measurements/dryrun.json; a minute or two
 
-The sizes are those of ``--seq-len 2048``, rank 16. Memory is the largest resident set of the process; nothing of the
-model is in it. Repeated, and the fastest kept, because other programs may run on the machine.
+The sizes are those of ``--seq-len 2048``, rank 16. Memory is the largest resident set of the process, which it says
+itself at its end; nothing of the model is in it. Repeated, and the fastest kept, because other programs may run on the
+machine.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -24,19 +24,26 @@ RUNS = [
     ("qwen3-8b", "full", []),
     ("qwen3-8b", "qlora", []),
 ]
+CHILD = """
+import sys
+from labkit.cli import main
+from labkit.training.measure import peak_rss_bytes
+try:
+    main()
+finally:
+    print(peak_rss_bytes(), file=sys.stderr)
+"""
 
 
 def run(model: str, method: str, options: list[str]) -> dict:
     """One process: seconds from start to end, the largest resident set, the peak it found."""
-    command = [sys.executable, "-m", "labkit.cli", "dryrun", "--model", model, "--method", method, "--json"]
+    command = [sys.executable, "-c", CHILD, "dryrun", "--model", model, "--method", method, "--json"]
     command += ["--rank", "16", "--seq-len", "2048", *options]
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    found = json.loads(process.stdout.read())
-    _, status, used = os.wait4(process.pid, 0)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     seconds = time.perf_counter() - started
-    assert status == 0
-    return {"seconds": seconds, "max_rss_bytes": used.ru_maxrss * 1024, "peak_bytes": found["peak_allocated_bytes"]}
+    peak_bytes = json.loads(done.stdout)["peak_allocated_bytes"]
+    return {"seconds": seconds, "max_rss_bytes": int(done.stderr.split()[-1]), "peak_bytes": peak_bytes}
 
 
 def best(model: str, method: str, options: list[str]) -> dict:
