@@ -23,6 +23,7 @@ from labkit.theory.codes import Code, dynamic_map, levels
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SMALLEST = 1e-38  # absmax is raised to it before the division, so that a block of zeros divides by no zero
 OUTER_BLOCK = 256  # first-level constants that share one second-level constant
+AT_ONCE = 2**18  # weights restored at a time: what is in between stays in a core's cache
 STEPS = 65535  # resolution of the CPU kernel's lookup table for 8-bit levels
 RULES = ("table", "nearest")
 
@@ -98,13 +99,21 @@ def dequantize(quantized: Quantized, absmax: Tensor | None = None) -> Tensor:
         quantized: from `quantize`.
         absmax: other constants to use, e.g. from `restore`; None uses its own.
     """
-    table = quantized.table.to(quantized.indices.device)
-    values = table.index_select(0, quantized.indices.flatten().int())
     scales = quantized.absmax if absmax is None else absmax
-    blocks, rest = divmod(values.numel(), quantized.block_size)
-    values[: values.numel() - rest].view(blocks, quantized.block_size).mul_(scales[:blocks, None])
-    values[values.numel() - rest :].mul_(scales[-1])  # the shorter last block, if there is one
-    return values.to(quantized.dtype).reshape(quantized.shape)
+    flat, size = quantized.indices.flatten(), quantized.block_size
+    pairs = _pairs(tuple(quantized.table.tolist())).to(flat.device)
+    restored = torch.empty(flat.numel(), dtype=quantized.dtype, device=flat.device)
+    rest = flat.numel() % size  # weights of a shorter last block
+    whole = flat.numel() - rest
+    step = size * max(1, AT_ONCE // size)
+    for start in range(0, whole, step):
+        part = slice(start, min(start + step, whole))
+        rows = _look_up(flat[part], pairs).view(-1, size)
+        blocks = slice(start // size, part.stop // size)
+        torch.mul(rows, scales[blocks, None], out=restored[part].view(-1, size))
+    if rest:
+        torch.mul(_look_up(flat[whole:], pairs), scales[-1], out=restored[whole:])
+    return restored.reshape(quantized.shape)
 
 
 def pack(quantized: Quantized) -> Tensor:
@@ -253,6 +262,21 @@ def _scaled(weight: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
         absmax[-1] = absmax[-1].clamp(min=SMALLEST)
         scaled[-1] = rows[-1] / absmax[-1]
     return scaled.clamp(-1, 1).flatten()[: flat.numel()], absmax
+
+
+@functools.lru_cache(maxsize=32)
+def _pairs(levels: tuple[float, ...]) -> Tensor:
+    """Two levels in 8 bytes for every pair of indices, at ``second * 256 + first``: a look-up costs the same for two."""
+    table, pairs = torch.tensor(levels), torch.zeros(16, 256, 2)
+    pairs[: len(table), : len(table), 0] = table
+    pairs[: len(table), : len(table), 1] = table[:, None]
+    return pairs.view(torch.int64).flatten()
+
+
+def _look_up(indices: Tensor, pairs: Tensor) -> Tensor:
+    """The level of every index, float32; an odd one out gets a neighbour that is dropped again."""
+    even = torch.nn.functional.pad(indices, (0, len(indices) % 2))
+    return pairs.index_select(0, even.view(torch.int16).int()).view(torch.float32)[: len(indices)]
 
 
 def _middles(ascending: Tensor) -> Tensor:
