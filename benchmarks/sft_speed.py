@@ -1,13 +1,13 @@
 """Tokens a second and memory of the fine-tuning recipe against the script that a user of TRL would write.
 
-    python benchmarks/sft_speed.py     # writes data/measurements/sft_speed.json; five minutes
+    python benchmarks/sft_speed.py     # writes data/measurements/sft_speed.json; two minutes, or five on a busy machine
     python benchmarks/sft_speed.py --quick     # the tiny profile, few steps, nothing written
 
 `plain_trainer` is that script: TRL, PEFT, bitsandbytes and the same settings, nothing of the book but its rows and its
 chat template. Each side trains in a process of its own, and the two take turns step by step, so that other programs on
-the machine drop out of the ratio of a step. The recipe saves a checkpoint every few steps, as `labkit sft` does; the
-plain script, as TRL would in a run of this length, saves none on the way. So there are two ratios: of a step, and of
-all steps with what was saved between them.
+the machine drop out of the ratio of a step; more still out of that of the processor time. The recipe saves a checkpoint
+every few steps, as `labkit sft` does; the plain script, as TRL would in a run of this length, saves none on the way.
+Steps that save count only in the ratio that says so.
 
 Before anything is written, both curves must be equal: the same tokens, and losses and gradient norms within 1e-5. In
 float32 a sum is known to 6e-8; the recipe's LM head multiplies fewer rows, which may add up in another order.
@@ -19,7 +19,9 @@ import argparse
 import contextlib
 import os
 import tempfile
+import time
 from dataclasses import asdict
+from itertools import pairwise
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
     from trl import SFTTrainer
 
-STEPS, QUICK_STEPS = 33, 6  # the first warms up
+STEPS, QUICK_STEPS = 25, 6  # the first warms up
 SIDES = ("recipe", "plain")
 TOLERANCE = 1e-5
 SEED = 0
@@ -138,14 +140,14 @@ def _gate(parent: Connection, steps: int) -> TrainerCallback:
 
     class Gate(TrainerCallback):
         def on_step_begin(self, args, state, control, **_):
-            parent.send("waiting")
+            parent.send(time.process_time())
             parent.recv()
 
         def on_step_end(self, args, state, control, **_):
             control.should_training_stop = state.global_step >= steps
 
         def on_train_end(self, args, state, control, **_):
-            parent.send("trained")
+            parent.send(time.process_time())
 
     return Gate()
 
@@ -159,10 +161,14 @@ class Side:
         self.process = context.Process(target=_child, args=(side, profile, steps, out, other), daemon=True)
         self.process.start()
         other.close()  # a child that dies then ends the wait for it
+        self.cpu_seconds: list[float] = []  # used until each gate
+
+    def await_gate(self) -> None:
+        self.cpu_seconds.append(self.connection.recv())
 
     def step(self) -> None:
         self.connection.send("go")
-        self.connection.recv()
+        self.await_gate()
 
     def end(self) -> dict[str, Any]:
         """Its curve, peak and threads, when all steps are done."""
@@ -180,16 +186,20 @@ def compare(profile: Profile, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         sides = {name: Side(name, profile, steps, Path(place, name)) for name in SIDES}
         for side in sides.values():
-            side.connection.recv()  # it is ready
+            side.await_gate()
         seconds = take_turns({name: side.step for name, side in sides.items()}, rounds=steps - 1)
         found = {name: side.end() for name, side in sides.items()}
     curves = [found[name]["curve"] for name in SIDES]
     peaks = {name: found[name]["peak_bytes"] for name in SIDES}
     tokens = int(curves[0][-1]["num_tokens"] - curves[0][0]["num_tokens"])
     totals = {name: sum(seconds[name]) for name in SIDES}
+    cpu = {name: [after - before for before, after in pairwise(side.cpu_seconds)][1:] for name, side in sides.items()}
     every = save_every(profile.steps)
     unsaved = [place for place in range(steps - 1) if (place + 2) % every]  # place 0 is the second step
-    recipe, plain = ([seconds[name][place] for place in unsaved] for name in SIDES)
+
+    def ratio(times: dict[str, list[float]]) -> dict[str, float]:
+        return asdict(time_ratio(*([times[name][place] for place in unsaved] for name in SIDES)))
+
     return {
         "model": profile.model,
         "method": profile.method.kind,
@@ -197,9 +207,10 @@ def compare(profile: Profile, steps: int) -> dict[str, Any]:
         "steps": steps - 1,
         "tokens": tokens,
         "largest_difference": difference(*curves),
-        "time_of_a_step": asdict(time_ratio(recipe, plain)),
+        "time_of_a_step": ratio(seconds),
+        "cpu_time_of_a_step": ratio(cpu),
         "checkpoints": steps - 1 - len(unsaved),
-        "time_with_checkpoints": totals["recipe"] / totals["plain"],
+        "cpu_time_with_checkpoints": sum(cpu["recipe"]) / sum(cpu["plain"]),
         "tokens_per_s": {name: round(tokens / totals[name], 1) for name in SIDES},
         "peak_bytes": peaks,
         "memory": peaks["recipe"] / peaks["plain"],

@@ -266,7 +266,7 @@ def _scaled(weight: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
 
 @functools.lru_cache(maxsize=32)
 def _pairs(levels: tuple[float, ...]) -> Tensor:
-    """Two levels in 8 bytes for every pair of indices, at ``second * 256 + first``: a look-up costs the same for two."""
+    """Two levels in 8 bytes, at ``second * 256 + first`` of their indices: looking up two costs no more than one."""
     table, pairs = torch.tensor(levels), torch.zeros(16, 256, 2)
     pairs[: len(table), : len(table), 0] = table
     pairs[: len(table), : len(table), 1] = table[:, None]
