@@ -1,10 +1,11 @@
-"""Seconds and memory of `labkit dryrun` as a user starts it: a new process each time, imports included.
+"""Seconds and memory of `labkit dryrun` as a user starts it, and how many times faster the closed form is.
 
-    python benchmarks/dryrun.py     # writes data/measurements/dryrun.json; a minute or two
+    python benchmarks/dryrun.py     # writes data/measurements/dryrun.json; two minutes or three
 
-The sizes are those of ``--seq-len 2048``, rank 16. Memory is the largest resident set of the process, which it says
-itself at its end; nothing of the model is in it. Repeated, and the fastest kept, because other programs may run on the
-machine.
+Each run is a new process, imports included. The sizes are those of ``--seq-len 2048``, rank 16. Memory is the largest
+resident set of the process, which it says itself at its end; nothing of the model is in it. Repeated, and the fastest
+kept, because other programs may run on the machine. For the closed form, both answer in one process and take turns,
+after imports.
 """
 
 from __future__ import annotations
@@ -13,10 +14,17 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
+from typing import Any
 
+from labkit.models.methods import Method, Step
+from labkit.models.shapes import shape_of
+from labkit.theory.memory import predict
+from labkit.training.dryrun import trace
+from labkit.training.interleaved import take_turns, time_ratio
 from labkit.training.record import write_measurement
 
-REPEATS = 3
+REPEATS, ROUNDS = 3, 5
 RUNS = [
     ("qwen3-1.7b", "lora", ["--loss", "full", "--no-checkpointing"]),
     ("qwen3-1.7b", "qlora", []),
@@ -52,13 +60,27 @@ def best(model: str, method: str, options: list[str]) -> dict:
     return {"model": model, "method": method, "options": " ".join(options), **fastest}
 
 
+def beside_closed_form(model: str, method: Method, step: Step, *, rounds: int = ROUNDS) -> dict[str, Any]:
+    """How many times as long the dry run takes as the formula, and by how much the formula's peak is off."""
+    setting = (shape_of(model), method, step)
+    seconds = take_turns({"dry run": lambda: trace(*setting), "formula": lambda: predict(*setting)}, rounds=rounds)
+    off = predict(*setting).peak_allocated_bytes / trace(*setting).peak_allocated_bytes - 1
+    ratio = time_ratio(seconds["dry run"], seconds["formula"])
+    return {"model": model, "method": method.kind, "formula_off_by": off, "times_as_long": asdict(ratio)}
+
+
 def main() -> None:
     """Run all and write what they took."""
     runs = [best(*each) for each in RUNS]
-    write_measurement("benchmarks/dryrun.py", {"runs": runs}, note="shared with other programs")
+    step = Step(batch=4, seq_len=2048)
+    beside = [beside_closed_form(model, Method(kind=method, rank=16), step) for model, method, more in RUNS if not more]
+    findings = {"runs": runs, "beside_closed_form": beside}
+    write_measurement("benchmarks/dryrun.py", findings, note="shared with other programs")
     for each in runs:
         memory = f"{each['max_rss_bytes'] / 2**20:.0f} MiB"
         print(each["model"], each["method"], each["options"], f"{each['seconds']:.1f} s", memory)
+    for each in beside:
+        print(each)
 
 
 if __name__ == "__main__":
