@@ -4,8 +4,8 @@
     python benchmarks/snr_scan.py --quick     # a small matrix, 2 rounds, nothing written
 
 Ours squares the matrix (float64 Gram matrix, then its eigenvalues); the SVD runs in the float32 of the matrix and, for
-equal precision, in float64. They take turns; a ratio is taken within each round. Memory is the peak of a new process
-that does one of them, less what it had before: imports and the matrix.
+equal precision, in float64. They take turns; a ratio is of processor time, within each round. Memory is the peak of a
+new process that does one of them, less what it had before: imports and the matrix.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -59,7 +60,7 @@ def compare(shape: tuple[int, int], *, rounds: int, starts: int) -> dict[str, An
 
     dtypes = {"svd float32": torch.float32, "svd float64": torch.float64}
     steps = {"ours": lambda: snr(matrix)} | {name: lambda d=dtype: by_svd(d) for name, dtype in dtypes.items()}
-    seconds = take_turns(steps, rounds=rounds)
+    seconds = take_turns(steps, rounds=rounds, clock=time.process_time)
     found: dict[str, Any] = {"shape": list(shape), "ours_bytes": peak_bytes(shape, "ours", starts)}
     ours, score = singular_values(matrix), snr(matrix).snr
     for name, dtype in dtypes.items():
@@ -91,7 +92,7 @@ def main() -> None:
     for row in findings["rows"]:
         print(row)
     if not quick:
-        note = "one thread; other programs were running, so only the ratios count"
+        note = "processor time of one thread, beside other programs"
         write_measurement("benchmarks/snr_scan.py", findings, note=note)
 
 
