@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.theory.codes import Code, dynamic_map, levels
+from labkit.theory.codes import AT_ONCE, Code, count_below, dynamic_map, levels, look_up
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SMALLEST = 1e-38  # absmax is raised to it before the division, so that a block of zeros divides by no zero
 OUTER_BLOCK = 256  # first-level constants that share one second-level constant
-AT_ONCE = 2**18  # weights at a time: what is made of them on the way stays in a core's cache
 STEPS = 65535  # resolution of the CPU kernel's lookup table for 8-bit levels
 RULES = ("table", "nearest")
 
@@ -86,8 +85,11 @@ def quantize(weight: Tensor, *, block_size: int = 64, code: Code = "nf4") -> Qua
     order = torch.argsort(table, stable=True).to(weight.device)
     bounds = _middles(table.to(weight.device)[order])
     scaled, absmax = _scaled(weight, block_size)
-    indices = _places(scaled, bounds)
-    if code == "fp4" or not isinstance(code, str):  # the others stand in ascending order
+    if not bool(torch.isfinite(absmax).all()):
+        rule = "one infinity or NaN becomes the absmax of its block and erases the others"
+        raise LabError("a weight that is not finite", rule, "find out where it comes from, then replace it")
+    indices = count_below(scaled, bounds)  # the place of the nearest level, at a tie of the lower one
+    if order.tolist() != list(range(len(order))):  # FP4 stands in the order of its bits
         indices = order.to(torch.uint8).index_select(0, indices.int())
     name = code if isinstance(code, str) else "own"
     return Quantized(indices.reshape(weight.shape), absmax, table, weight.shape, weight.dtype, name, block_size)
@@ -102,18 +104,17 @@ def dequantize(quantized: Quantized, absmax: Tensor | None = None) -> Tensor:
     """
     scales = quantized.absmax if absmax is None else absmax
     flat, size = quantized.indices.flatten(), quantized.block_size
-    pairs = _pairs(tuple(quantized.table.tolist())).to(flat.device)
     restored = torch.empty(flat.numel(), dtype=quantized.dtype, device=flat.device)
     rest = flat.numel() % size  # weights of a shorter last block
     whole = flat.numel() - rest
     step = size * max(1, AT_ONCE // size)
     for start in range(0, whole, step):
         part = slice(start, min(start + step, whole))
-        rows = _look_up(flat[part], pairs).view(-1, size)
+        rows = look_up(flat[part], quantized.table).view(-1, size)
         blocks = slice(start // size, part.stop // size)
         torch.mul(rows, scales[blocks, None], out=restored[part].view(-1, size))
     if rest:
-        torch.mul(_look_up(flat[whole:], pairs), scales[-1], out=restored[whole:])
+        torch.mul(look_up(flat[whole:], quantized.table), scales[-1], out=restored[whole:])
     return restored.reshape(quantized.shape)
 
 
@@ -239,9 +240,6 @@ def _check(weight: Tensor, block_size: int) -> None:
     if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
         rule = "a block is a whole number of weights, at least 1"
         raise LabError(f"block_size={block_size!r}", rule, "try block_size=64")
-    if not bool(torch.isfinite(weight).all()):
-        rule = "one infinity or NaN would become the absmax of its block and erase the others"
-        raise LabError("a weight that is not finite", rule, "find out where it comes from, then replace it")
 
 
 def _blocks(flat: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
@@ -263,33 +261,6 @@ def _scaled(weight: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
         absmax[-1] = absmax[-1].clamp(min=SMALLEST)
         scaled[-1] = rows[-1] / absmax[-1]
     return scaled.clamp_(-1, 1).flatten()[: flat.numel()], absmax
-
-
-@functools.lru_cache(maxsize=32)
-def _pairs(levels: tuple[float, ...]) -> Tensor:
-    """Two levels in 8 bytes, at ``second * 256 + first`` of their indices: looking up two costs no more than one."""
-    table, pairs = torch.tensor(levels), torch.zeros(16, 256, 2)
-    pairs[: len(table), : len(table), 0] = table
-    pairs[: len(table), : len(table), 1] = table[:, None]
-    return pairs.view(torch.int64).flatten()
-
-
-def _look_up(indices: Tensor, pairs: Tensor) -> Tensor:
-    """The level of every index, float32; an odd one out gets a neighbour that is dropped again."""
-    even = torch.nn.functional.pad(indices, (0, len(indices) % 2))
-    return pairs.index_select(0, even.view(torch.int16).int()).view(torch.float32)[: len(indices)]
-
-
-def _places(values: Tensor, bounds: Tensor) -> Tensor:
-    """How many bounds lie below each value, uint8: the place of the nearest level, at a tie of the lower one.
-
-    Fifteen comparisons of everything cost a fifth of a binary search for each value, which guesses at every branch.
-    """
-    places = torch.zeros(values.shape, dtype=torch.uint8, device=values.device)
-    for some, count in zip(values.split(AT_ONCE), places.split(AT_ONCE), strict=True):
-        for bound in bounds.tolist():
-            count += some > bound
-    return places
 
 
 def _middles(ascending: Tensor) -> Tensor:
