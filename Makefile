@@ -59,7 +59,7 @@ oldest: setup
 	$(CHECKED) PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest $(NBVAL) $(EARLY)
 
 # One that fails is named at the end and stops no other.
-BENCHMARKS := imports nf4_speed snr_scan sliders dryrun lessons
+BENCHMARKS := imports nf4_speed snr_scan sliders dryrun sft_speed lessons
 
 bench: setup
 	@failed=; for name in $(BENCHMARKS); do \
