@@ -3,7 +3,7 @@
     python benchmarks/imports.py     # writes data/measurements/imports.json; a minute
     python benchmarks/imports.py --quick     # 2 rounds, nothing written
 
-Each measurement is a new process; the four take turns. A ratio is taken within each round.
+Each measurement is the processor time of a new process; the four take turns. A ratio is taken within each round.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from labkit.training.interleaved import take_turns, time_ratio
+from labkit.training.interleaved import programs_time, take_turns, time_ratio
 from labkit.training.record import write_measurement
 
 STARTS = {
@@ -33,11 +33,11 @@ def measure(*, quick: bool = False) -> dict[str, Any]:
     rounds = QUICK_ROUNDS if quick else ROUNDS
     start = partial(subprocess.run, check=True, stdout=subprocess.DEVNULL)
     steps = {name: partial(start, [sys.executable, *arguments]) for name, arguments in STARTS.items()}
-    seconds = take_turns(steps, rounds=rounds)
+    seconds = take_turns(steps, rounds=rounds, clock=programs_time)
     empty = seconds["empty Python"]
     rows = {
         name: {
-            "median_seconds": round(statistics.median(times), 4),
+            "median_cpu_seconds": round(statistics.median(times), 4),
             "by_empty_python": asdict(time_ratio(times, empty)),
         }
         for name, times in seconds.items()
@@ -52,9 +52,11 @@ def main() -> None:
     quick = parser.parse_args().quick
     found = measure(quick=quick)
     for name, row in found["starts"].items():
-        print(f"{name:18} {row['median_seconds']:.3f} s, {row['by_empty_python']['ratio']:.2f} times an empty Python")
+        print(
+            f"{name:18} {row['median_cpu_seconds']:.3f} s, {row['by_empty_python']['ratio']:.2f} times an empty Python"
+        )
     if not quick:
-        write_measurement("benchmarks/imports.py", found, note="other programs were running, so the ratios count")
+        write_measurement("benchmarks/imports.py", found, note="processor time, beside other programs")
 
 
 if __name__ == "__main__":

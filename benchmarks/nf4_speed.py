@@ -21,7 +21,8 @@ from labkit.theory.nf4 import dequantize, pack, quantize
 from labkit.training.interleaved import take_turns, time_ratio
 from labkit.training.record import write_measurement
 
-SIZES = (64 * 1024, 1024**2, 8 * 1024**2)  # weights
+SIZES = (4 * 1024, 64 * 1024, 1024**2, 8 * 1024**2)  # weights
+AT_LEAST = 1024**2  # weights that pass between two looks at the clock
 DTYPES = (torch.float32, torch.bfloat16)
 ROUNDS = 15
 
@@ -44,7 +45,7 @@ def compare(n_weights: int, dtype: torch.dtype, *, rounds: int = ROUNDS) -> dict
         "dequantize": lambda: dequantize(ours),
         "dequantize, bitsandbytes": lambda: dequantize_4bit(packed, state),
     }
-    often = max(1, SIZES[1] // n_weights)  # a small tensor several times, so that the clock sees something
+    often = max(1, AT_LEAST // n_weights)  # a small tensor several times, so that the clock sees something
     repeated = {name: lambda step=step: [step() for _ in range(often)] for name, step in steps.items()}
     seconds = take_turns(repeated, rounds=rounds, clock=time.process_time)
     ratios = {

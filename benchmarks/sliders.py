@@ -4,7 +4,8 @@
     python benchmarks/sliders.py --quick     # one explorer, few events, nothing written
 
 ``first_slider``: a new Python process that imports, computes the tables and writes the output, beside one that imports
-ipywidgets and makes a slider; then, in the browser, from the page's request to the moment when the explorer is live.
+ipywidgets and makes a slider, both in processor time. ``live_ms``: then, in the browser, from the page's request to the
+moment when the explorer is live.
 ``update_ms`` is the JavaScript: from the event to the changed DOM, layout included. ``paint_ms`` runs on until the
 frame has been painted. Events are sent at the start of a frame, where Chromium delivers a user's; the message that
 is posted then arrives after that frame's paint. Painting in the compositor and the screen's own delay are not in it.
@@ -29,7 +30,7 @@ from playwright.sync_api import Frame, sync_playwright
 
 from labkit.page import lora_explorer, memory_explorer, nf4_explorer
 from labkit.page.sliders import Explorer
-from labkit.training.interleaved import take_turns, time_ratio
+from labkit.training.interleaved import programs_time, take_turns, time_ratio
 from labkit.training.record import write_measurement
 
 ROUNDS, STARTS = 60, 5
@@ -83,13 +84,13 @@ def measure(*, quick: bool = False) -> dict[str, Any]:
 
 
 def first_slider(names: list[str], starts: int) -> dict[str, Any]:
-    """Seconds of a new process that ends with an explorer's output, and how many times those of one with a widget."""
+    """Processor seconds of a new Python that ends with an explorer's output, and how many times those with a widget."""
     codes = {"ipywidgets": WIDGET} | {name: EXPLORER.format(f"{name}_explorer") for name in names}
     steps = {name: partial(subprocess.run, [sys.executable, "-c", code], check=True) for name, code in codes.items()}
-    seconds = take_turns(steps, rounds=starts)
+    seconds = take_turns(steps, rounds=starts, clock=programs_time)
     return {
         name: {
-            "median_seconds": round(statistics.median(times), 2),
+            "median_cpu_seconds": round(statistics.median(times), 2),
             "by_ipywidgets": asdict(time_ratio(times, seconds["ipywidgets"])),
         }
         for name, times in seconds.items()

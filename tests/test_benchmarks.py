@@ -31,9 +31,13 @@ def of_imports(report):
 
 def of_nf4_speed(report):
     assert all(row["bit_equal"] for row in report["rows"])
-    took = {name: span([row[name]["ratio"] for row in report["rows"]], ".1f") for name in ("quantize", "dequantize")}
-    said = " and ".join(f"{name} {times}" for name, times in took.items())
-    return f"same bits; {said} times as long as bitsandbytes"
+
+    def took(name, *, small):
+        ratios = [row[name]["ratio"] for row in report["rows"] if (row["n_weights"] < 2**16) == small]
+        return f"{name} {span(ratios, '.1f')}"
+
+    large, small = (" and ".join(took(n, small=s) for n in ("quantize", "dequantize")) for s in (False, True))
+    return f"same bits; {large} times as long as bitsandbytes, for 4,096 weights {small}"
 
 
 def of_snr_scan(report):
@@ -53,7 +57,7 @@ def of_sft_speed(report):
 def of_sliders(report):
     first = {name: row for name, row in report["first_slider"].items() if name != "ipywidgets"}
     times = span([row["by_ipywidgets"]["ratio"] for row in first.values()], ".1f")
-    seconds = span([row["median_seconds"] for row in first.values()], ".1f")
+    seconds = span([row["median_cpu_seconds"] for row in first.values()], ".1f")
     paint = span([row["paint_ms_median"] for row in report["explorers"]], ".0f")
     return f"output after {seconds} s, {times} times a slider of ipywidgets; a move is painted after {paint} ms"
 

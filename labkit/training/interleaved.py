@@ -38,8 +38,8 @@ def take_turns(
     Args:
         steps: name -> what to time.
         rounds: at least 1.
-        clock: in seconds; ``time.process_time`` for what computes in this process, which leaves out most of what other
-            programs cost.
+        clock: in seconds. ``time.process_time`` (for what computes in this process) and `programs_time` (for programs)
+            leave out most of what others cost.
 
     Raises:
         LabError: no steps, or no rounds.
@@ -55,6 +55,14 @@ def take_turns(
             steps[name]()
             seconds[name].append(clock() - started)
     return {name: times[1:] for name, times in seconds.items()}
+
+
+def programs_time() -> float:
+    """Processor seconds of all programs that this process has started and that have ended (Unix)."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def time_ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
