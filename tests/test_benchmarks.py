@@ -63,7 +63,7 @@ def of_sliders(report):
 
 
 def of_dryrun(report):
-    seconds = span([run["seconds"] for run in report["runs"]], ".0f")
+    seconds = span([run["cpu_seconds"] for run in report["runs"]], ".0f")
     mib = span([run["max_rss_bytes"] / 2**20 for run in report["runs"]], ".0f")
     beside = report["beside_closed_form"]
     faster = span([row["times_as_long"]["ratio"] for row in beside], ",.0f")
@@ -190,3 +190,4 @@ def test_the_dry_runs_memory_is_of_its_own_process():
     found = dryrun.run("tiny", "lora", [])
     assert found["peak_bytes"] > 10**6
     assert 2**27 < found["max_rss_bytes"] < ballast.nbytes
+    assert found["cpu_seconds"] > 0
