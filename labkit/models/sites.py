@@ -1,0 +1,43 @@
+"""The two sites that models are downloaded from, each with its library: what is asked for, and over which road."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labkit.errors import LabError
+from labkit.models import network
+from labkit.models.places import set_cache_environment
+from labkit.models.profiles import Profile
+
+WANTED = {
+    "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
+    "ignore_patterns": ["*/*"],  # subfolders of a repository: copies in other formats
+}
+
+
+def fetch_from_hub(profile: Profile, folder: Path) -> None:
+    """Download the profile's model from the Hugging Face Hub, or its mirror, into ``folder``; what is there counts."""
+    set_cache_environment()
+    from huggingface_hub import snapshot_download
+
+    endpoint = network.hub_endpoint()  # given, because huggingface_hub looks at HF_ENDPOINT only while it is imported
+    with network.route(endpoint):
+        snapshot_download(profile.hub_id, local_dir=str(folder), endpoint=endpoint, **WANTED)
+
+
+def fetch_from_modelscope(profile: Profile, folder: Path) -> None:
+    """Download the profile's model from ModelScope into ``folder``; what is there counts.
+
+    Raises:
+        LabError: the package modelscope is not installed.
+    """
+    set_cache_environment()
+    with network.route(network.MODELSCOPE):
+        try:
+            from modelscope import snapshot_download
+        except ImportError as error:
+            raise LabError(
+                profile.hub_id, "the package modelscope is not installed", "pip install modelscope"
+            ) from error
+        # The first argument has had different names; the place in modelscope's own cache too, hence local_dir.
+        snapshot_download(profile.modelscope_id, local_dir=str(folder), **WANTED)
