@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from labkit.errors import LabError
@@ -13,11 +14,19 @@ WANTED = {
     "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
     "ignore_patterns": ["*/*"],  # subfolders of a repository: copies in other formats
 }
+LEFTOVER = re.compile(r"\.[0-9a-f]{8}\.incomplete$")  # huggingface_hub 2 gives each try a name of its own
 
 
 def fetch_from_hub(profile: Profile, folder: Path) -> None:
-    """Download the profile's model from the Hugging Face Hub, or its mirror, into ``folder``; what is there counts."""
+    """Download the profile's model from the Hugging Face Hub, or its mirror, into ``folder``.
+
+    Files that are there are kept. Inside one call a broken connection goes on in the middle of a file; a later call
+    begins that file anew, so what a killed one left of it is taken away (gigabytes that nobody would use).
+    """
     set_cache_environment()
+    for path in (folder / ".cache" / "huggingface" / "download").rglob("*.incomplete"):
+        if LEFTOVER.search(path.name):
+            path.unlink(missing_ok=True)
     from huggingface_hub import snapshot_download
 
     endpoint = network.hub_endpoint()  # given, because huggingface_hub looks at HF_ENDPOINT only while it is imported
@@ -26,7 +35,7 @@ def fetch_from_hub(profile: Profile, folder: Path) -> None:
 
 
 def fetch_from_modelscope(profile: Profile, folder: Path) -> None:
-    """Download the profile's model from ModelScope into ``folder``; what is there counts.
+    """Download the profile's model from ModelScope into ``folder``; a later call goes on in the middle of a file.
 
     Raises:
         LabError: the package modelscope is not installed.

@@ -255,8 +255,8 @@ def _explained(profile: Profile, work: str) -> Iterator[None]:
 
 
 def _arrived_bytes(final: Path) -> int:
-    """What an interrupted download has left to go on with."""
-    return sum(path.stat().st_size for path in _partial(final).rglob("*") if path.is_file())
+    """What an interrupted download has left to go on with; the libraries' hidden folders are no part of it."""
+    return sum(path.stat().st_size for path in _partial(final).glob("[!.]*") if path.is_file())
 
 
 def _partial(final: Path) -> Path:

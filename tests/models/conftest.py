@@ -64,7 +64,7 @@ class Hub(BaseHTTPRequestHandler):
     """As much of the Hub's API as a download asks for, served to who comes directly and to who comes as to a proxy.
 
     The server has ``folder`` (what the repository holds), ``seen`` (method and target of each request as they came)
-    and ``cut`` (a file of this name breaks off in the middle).
+    and ``cut`` (a file of this name breaks off in the middle, and is gone when asked for the rest).
     """
 
     protocol_version = "HTTP/1.1"
@@ -92,12 +92,11 @@ class Hub(BaseHTTPRequestHandler):
 
     def send_file(self, file):
         content = file.read_bytes()
-        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        marks = {"ETag": f'"{file.name}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        if first:
-            marks["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        if file.name == self.server.cut and "Range" in self.headers:
+            return self.answer("", status=404)
+        marks = {"ETag": f'"{file.name}"', "X-Repo-Commit": COMMIT}
         cut = len(content) // 2 if file.name == self.server.cut and self.command == "GET" else None
-        self.answer(content[first:], status=206 if first else 200, marks=marks, upto=cut)
+        self.answer(content, marks=marks, upto=cut)
 
     def answer(self, content, *, status=200, marks=None, upto=None):
         content = content.encode() if isinstance(content, str) else content
