@@ -224,7 +224,7 @@ def _answers(url: str) -> bool:
 def _proxy() -> Finding:
     if left := network.left_set():
         found = f"{', '.join(left)}: AutoDL's acceleration was left set; it slows down pip and whatever else is near"
-        fix = f"unset {' '.join(left)} (in the terminal that Jupyter or labkit is started from); labkit sets it itself"
+        fix = f"unset {' '.join(left)} (in the terminal that this was started from); labkit needs no such setting"
         return Finding("proxy", "warn", found, fix)
     if own := network.own_proxies():
         return Finding("proxy", "ok", f"{', '.join(own)} set by you: every download goes that way")
