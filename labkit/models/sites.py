@@ -44,7 +44,9 @@ def fetch_from_modelscope(profile: Profile, folder: Path) -> None:
     with network.route(network.MODELSCOPE):
         try:
             from modelscope import snapshot_download
-        except ImportError as error:
+        except ModuleNotFoundError as error:
+            if error.name != "modelscope":  # it is there, and something that it needs is not
+                raise
             raise LabError(
                 profile.hub_id, "the package modelscope is not installed", "pip install modelscope"
             ) from error

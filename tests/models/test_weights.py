@@ -460,6 +460,14 @@ def test_when_all_fail_the_error_says_why_for_each(monkeypatch, small):
     assert "pip install modelscope" in caught.value.fix
 
 
+def test_a_modelscope_that_lacks_something_itself_says_what(monkeypatch, small, tmp_path):
+    (tmp_path / "modelscope.py").write_text("import no_such_module_of_its_own")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "modelscope", raising=False)
+    with pytest.raises(LabError, match="no_such_module_of_its_own"):
+        locate(small, source="modelscope")
+
+
 def test_a_source_that_was_named_is_the_only_one_tried(monkeypatch, small, published):
     serve(monkeypatch, copier(published))
     calls = modelscope(monkeypatch, fail)
