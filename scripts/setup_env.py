@@ -249,7 +249,7 @@ def install_torch(venv: Venv, *, gpu: bool, reason: str | None = None) -> Interp
     check_disk(ROOT, CUDA_DISK_BYTES if gpu else CPU_DISK_BYTES)
     attempts = torch_attempts(gpu=gpu, system=platform.system(), override=os.environ.get("LABKIT_TORCH"))
     for what, arguments in attempts.items():
-        # pip takes 2.13.0+cpu for newer than 2.13.0, and for a 2.13.0 as well.
+        # Else pip keeps 2.13.0+cpu: it counts as a 2.13.0, and as newer than the one with CUDA.
         failure = venv.pip(what, *arguments, *(["--force-reinstall"] if reason else []))
         if failure is None:
             break
@@ -322,9 +322,10 @@ def fingerprint() -> dict[str, str]:
 def stamp() -> dict[str, object]:
     """What the last finished setup wrote (see `setup`); empty if there was none."""
     try:
-        return json.loads(STAMP.read_text(encoding="utf-8"))
+        found = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def fits(here: Interpreter | None, named: str | None) -> bool:

@@ -194,8 +194,9 @@ def test_a_stamp_is_believed_only_if_it_is_whole(tmp_path, monkeypatch):
     stamp = tmp_path / "stamp.json"
     monkeypatch.setattr(setup_env, "STAMP", stamp)
     assert setup_env.stamp() == {}
-    stamp.write_text('{"folder": "/some')
-    assert setup_env.stamp() == {}
+    for text in ('{"folder": "/some', "null", "[]"):
+        stamp.write_text(text)
+        assert setup_env.stamp() == {}
     stamp.write_text(json.dumps(setup_env.fingerprint()))
     assert setup_env.stamp() == setup_env.fingerprint()
 
@@ -304,9 +305,10 @@ def test_an_index_without_cuda_is_asked_once(rented):
     assert rented(gpu=True) == []
 
 
-def test_the_machines_own_torch_stays(rented):
+def test_the_machines_own_torch_stays_until_another_is_asked_for(rented):
     rented.venv.torch, rented.venv.cpu = CUDA, False  # cpu_torch is False for one that is not in .venv
     assert rented(gpu=False) == rented(gpu=True) == []
+    assert rented(gpu=True, brings="2.11.0", override="torch==2.11.0") == [("torch==2.11.0", "--force-reinstall")]
 
 
 def test_a_torch_that_was_asked_for_is_installed_kept_and_changed_on_request(rented):
