@@ -19,7 +19,7 @@ help:
 	@echo "make lab     setup, then JupyterLab on lesson 00"
 	@echo "make book    setup, then execute the whole book and export it to build/book"
 	@echo "make test    setup, then all checks"
-	@echo "make oldest  setup, then lessons 00-03 and the libraries' signatures with the oldest supported versions"
+	@echo "make oldest  setup, then Colab's packages, lessons 00-03 and the libraries' signatures with the oldest versions"
 	@echo "make bench   setup, then the benchmarks that take minutes (benchmarks/README.md has them all)"
 
 setup:
@@ -52,6 +52,7 @@ OLDEST := build/oldest
 EARLY = $(patsubst lessons/%.py,build/solutions/en/%.ipynb,$(wildcard lessons/0[0-3]_*.py))
 
 oldest: setup
+	$(BIN)/python scripts/colab_resolve.py
 	$(BIN)/python scripts/oldest_env.py $(OLDEST)
 	rm -rf build/solutions build/runs
 	$(BIN)/labkit build --solutions --lang en
