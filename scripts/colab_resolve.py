@@ -83,7 +83,7 @@ def refuse(changes: dict[str, str], allowed: Sequence[str] = REPLACED) -> None:
     """
     if other := ", ".join(f"{name} {change}" for name, change in changes.items() if name not in allowed):
         rule = f"on Colab the setup cell may replace only {', '.join(allowed)}"
-        fix = "lower the floor in pyproject.toml that asks for it, or add the name to REPLACED in scripts/colab_resolve.py"
+        fix = "lower the floor in pyproject.toml that asks for it, or add the name to REPLACED in this script"
         raise LabError(other, rule, fix)
 
 

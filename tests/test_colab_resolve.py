@@ -1,4 +1,4 @@
-"""The check of Colab's packages, on an index of a few tiny wheels: what it lets pass, and everything that it refuses."""
+"""The check of Colab's packages, on an index of a few tiny wheels: what it lets pass, and all that it refuses."""
 
 import re
 

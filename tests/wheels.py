@@ -4,13 +4,9 @@ import zipfile
 
 
 def write_wheel(folder, name, version, *, requires=(), metadata=None):
-    """A wheel in ``folder`` whose module knows its version; ``metadata`` is a METADATA text, e.g. the real package's."""
-    lines = [
-        "Metadata-Version: 2.1",
-        f"Name: {name}",
-        f"Version: {version}",
-        *(f"Requires-Dist: {r}" for r in requires),
-    ]
+    """A wheel in ``folder`` whose module knows its version; ``metadata`` is a METADATA text, as of the real package."""
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    lines += [f"Requires-Dist: {requirement}" for requirement in requires]
     info = f"{name}-{version}.dist-info"
     files = {
         f"{name}/__init__.py": f'__version__ = "{version}"\n',
