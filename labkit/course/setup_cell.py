@@ -31,10 +31,11 @@ if importlib.util.find_spec("labkit") is None:
     keep = [name for name in ({kept}) if importlib.util.find_spec(name)]  # never replace the machine's own
     pins = [f"{{name}}=={{importlib.metadata.version(name)}}" for name in keep]
     print(f"{installing}")
-    pip = [sys.executable, "-m", "pip", "install", "-q", book, *pins]
+    pip = [sys.executable, "-m", "pip", "install", "--no-color", book, *pins]
     done = subprocess.run(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     if done.returncode:
-        raise SystemExit(done.stdout[-3000:] + "\\n{failed}")
+        said = [line for line in done.stdout.splitlines() if not line.startswith("Requirement already")]
+        raise SystemExit("\\n".join([*said[-20:], "{failed}"]))
     importlib.invalidate_caches()
     if importlib.util.find_spec("labkit") is None:  # pip chose a folder that this kernel did not know of
         raise SystemExit("{unseen}")

@@ -49,7 +49,7 @@ def test_the_book_is_installed_and_torch_is_kept(bare, tmp_path):
     done = bare(tmp_path, LABKIT_REPO="git+https://example.org/book")
     assert done.returncode == 0, done.stderr
     _, pip, started = done.stdout.splitlines()
-    assert pip.startswith("PIP install -q git+https://example.org/book ")
+    assert pip.startswith("PIP install --no-color git+https://example.org/book ")
     for name in ("torch", "numpy"):
         assert f"{name}=={importlib.metadata.version(name)}" in pip
     assert started == "START zh"
@@ -61,7 +61,7 @@ def test_a_checkout_beside_the_notebook_is_used(bare, tmp_path):
     for folder in ("notebooks", "notebooks/zh"):
         (tmp_path / "book" / folder).mkdir(parents=True, exist_ok=True)
         done = bare(tmp_path / "book" / folder)
-        assert f"PIP install -q {tmp_path / 'book'} " in done.stdout, done.stderr
+        assert f"PIP install --no-color {tmp_path / 'book'} " in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_checkout_beside_the_notebook_is_used(bare, tmp_path):
     ],
 )
 def test_an_address_is_taken_as_people_paste_it(bare, tmp_path, typed, asked):
-    assert f"PIP install -q {asked} torch==" in bare(tmp_path, LABKIT_REPO=typed).stdout
+    assert f"PIP install --no-color {asked} torch==" in bare(tmp_path, LABKIT_REPO=typed).stdout
 
 
 def test_without_a_repository_the_way_out_is_named(bare, tmp_path):
