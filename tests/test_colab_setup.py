@@ -8,6 +8,7 @@ with the real packages' requirements, and newer torch and numpy to tempt it. PEF
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -89,16 +90,31 @@ def make_machine(folder):
     linked = folder / "linked"
     linked.mkdir()
     hidden = ("labkit", "__editable__", *OLD, *BROUGHT)
+    there = set()
     for source in (Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))):
-        for path in source.iterdir() if source.is_dir() else ():
-            if path.suffix != ".pth" and not path.name.startswith(hidden) and not (linked / path.name).exists():
+        found = {path: package(path) for path in (source.iterdir() if source.is_dir() else ())}
+        for path, name in found.items():
+            if path.suffix != ".pth" and not path.name.startswith(hidden) and name not in there:
                 (linked / path.name).symlink_to(path)
+        there.update(found.values())  # a later folder's version of a package counts no more, as in imports
     (site / "zz_linked.pth").write_text(f"{linked}\n", encoding="utf-8")  # after its own, and pip removes nothing there
     pins = read_pins()
     for name in OLD:
-        with zipfile.ZipFile(write_wheel(folder, name, pins[name])) as archive:
-            archive.extractall(site)
+        unpack(write_wheel(folder, name, pins[name]), site)
+    for name in {"aiohttp", "notebook"} - there:  # Colab has both; datasets 4.7 and ipywidgets 7 ask for them
+        unpack(write_wheel(folder, name, "99.0"), linked)
     return folder / "machine" / "bin" / "python", site
+
+
+def package(path):
+    """The name of what lies in a folder of packages, without its version."""
+    return re.sub(r"-[^-]+(?=\.dist-info$)", "", path.name).lower()
+
+
+def unpack(wheel, site):
+    """Install without pip."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
 
 
 def said(cell):
