@@ -56,7 +56,7 @@ oldest: setup
 	$(BIN)/python scripts/oldest_env.py $(OLDEST)
 	rm -rf build/solutions build/runs
 	$(BIN)/labkit build --solutions --lang en
-	$(CHECKED) PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest tests/test_api_calls.py
+	$(CHECKED) PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest tests/test_api_calls.py tests/test_colab_setup.py
 	$(CHECKED) PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest $(NBVAL) $(EARLY)
 
 # One that fails is named at the end and stops no other.
