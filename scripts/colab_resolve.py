@@ -23,8 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PINS = Path(__file__).with_name("colab.txt")
 PYTHON = "3.13"  # Colab's
 PYPI = "https://pypi.org/simple"
-# What may be replaced: trl 1.16 asks for datasets 4.7, and the datasets that pip then takes asks for a newer pyarrow.
-REPLACED = ("datasets", "pyarrow")
+# What may be replaced. trl 1.16 asks for datasets 4.7; the newest datasets, which pip takes, for pyarrow 24 and
+# huggingface-hub 1.31, and that one for the other two.
+REPLACED = ("datasets", "pyarrow", "huggingface-hub", "hf-xet", "click")
 
 
 def read_pins(path: Path = PINS) -> dict[str, str]:

@@ -16,6 +16,7 @@ from labkit.page.records import mark_cell_start, shell
 
 # Loaded modules that an installation may have replaced under a running kernel.
 WATCHED = ("numpy", "pyarrow", "torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "accelerate")
+WATCHED += ("huggingface_hub", "tokenizers", "safetensors")  # the others' own
 
 
 def start(lang: str) -> None:
