@@ -20,6 +20,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 READMES = ("README.md", "README.zh.md")
 PAPERS = (*READMES, "CONTRIBUTING.md", "docs/environment.md", "docs/memory.md", "docs/memory.zh.md")
+PAPERS += ("docs/several-gpus.md", "docs/several-gpus.zh.md")
 BIG_BYTES = 10**7
 
 

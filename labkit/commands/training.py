@@ -32,6 +32,7 @@ def sft(
     """Fine-tune the profile's model (lesson 04's run without a notebook) and write a run record."""
     from labkit.models.places import runs_folder
     from labkit.models.profiles import current_profile
+    from labkit.training.processes import is_first
     from labkit.training.run import run_sft
 
     asked = {"steps": steps, "rank": rank, "alpha": alpha, "batch": batch, "accumulation": accumulation}
@@ -41,6 +42,8 @@ def sft(
     folder = folder or runs_folder() / chosen.name
     options = {"seed": seed, "resume": resume, "force": force, "bar": not as_json}
     record = run_sft(chosen, folder, on_event=_say_event, **options, **changes)
+    if not is_first():
+        return
     if as_json:
         print_json(record.as_dict())
         return

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from labkit.errors import LabError
 from labkit.files import writing
+from labkit.training.processes import is_first
 
 BROKEN_OFF = "broken-off"  # where a replaced run goes until it is removed
 SPARE_BYTES = 64 * 2**20  # record, samples, the file system's own needs
@@ -39,6 +40,10 @@ def draft_folder(out: Path | str, *, needed_bytes: int, replace: bool = False) -
     Raises:
         LabError: ``out`` holds something already, cannot be written, or has too little room: before anything is run.
     """
+    if not is_first():  # of several processes: what this one writes, nobody needs
+        with tempfile.TemporaryDirectory() as folder:
+            yield Draft(Path(folder))
+        return
     out = Path(out)
     if out.exists() and not replace and (not out.is_dir() or any(out.iterdir())):
         raise LabError(str(out), "this holds something already and finished work is kept", "name another folder")

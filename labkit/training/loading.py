@@ -12,6 +12,7 @@ from labkit.errors import LabError
 from labkit.models.integrity import INDEX, SINGLE, refuse_pickles
 from labkit.models.methods import TARGETS, Method, module_parts
 from labkit.models.profiles import AMPERE
+from labkit.training import processes
 from labkit.training.template import align, install
 
 if TYPE_CHECKING:
@@ -27,10 +28,17 @@ NOISY_LOGGERS = ("transformers", "trl", "peft", "datasets", "accelerate", "bitsa
 
 
 def default_device() -> str:
-    """``cuda:0`` where torch sees a GPU, else ``cpu``."""
+    """``cuda:0`` where torch sees a GPU (of several processes each has its own), else ``cpu``."""
     import torch
 
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{processes.local_rank()}" if torch.cuda.is_available() else "cpu"
+
+
+def unused_gpus() -> int:
+    """How many visible GPUs stay idle because the book trains on one; 0 under ``accelerate launch``."""
+    import torch
+
+    return max(0, torch.cuda.device_count() - 1) if processes.count() == 1 else 0
 
 
 @contextlib.contextmanager

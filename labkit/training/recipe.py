@@ -17,6 +17,7 @@ from labkit.models.profiles import Profile, settled_method
 from labkit.training.audit import audit, refuse_long_rows, trainable_dtype
 from labkit.training.data import Example, to_messages
 from labkit.training.loading import default_device, freeze_all_but, lora_config, quiet
+from labkit.training.processes import share
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,13 +58,14 @@ def sft_config(
     """
     from trl import SFTConfig
 
+    batch, accumulation = share(profile)
     on_cpu = (device or default_device()) == "cpu"
     with quiet():
         config = SFTConfig(
             output_dir=str(out_dir),
             max_steps=profile.steps,
-            per_device_train_batch_size=profile.batch,
-            gradient_accumulation_steps=profile.accumulation,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
             learning_rate=profile.learning_rate,  # TRL's default of 2e-5 is meant for full fine-tuning
             lr_scheduler_type="linear",
             warmup_steps=round(WARMUP_SHARE * profile.steps),
@@ -72,6 +74,8 @@ def sft_config(
             packing=False,
             use_cpu=on_cpu,
             **mixed_precision(settled_method(profile)),
+            average_tokens_across_devices=True,  # several processes: the loss is per token of the step, not of a share
+            ddp_find_unused_parameters=False,  # everything that trains is used in every step
             gradient_checkpointing=not on_cpu if checkpointing is None else checkpointing,
             gradient_checkpointing_kwargs={"use_reentrant": False},
             dataloader_pin_memory=not on_cpu,

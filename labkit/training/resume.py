@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
 from labkit.files import read_json, write_json, writing
+from labkit.training import processes
 from labkit.training.measure import peak_memory
 from labkit.training.saves import checkpoints, newest_good, prune, seal, step_of
 
@@ -82,7 +83,8 @@ class State:
 
     def keep(self, name: str, value: Any) -> Any:
         """Write ``value`` as ``name``.json, atomically, and return it."""
-        write_json(self.folder / f"{name}.json", value)
+        if processes.is_first():
+            write_json(self.folder / f"{name}.json", value)
         return value
 
     def kept(self, name: str) -> Any | None:
@@ -97,7 +99,8 @@ class State:
         """
         from transformers.trainer_utils import SaveStrategy
 
-        checkpoint = self._find(trainer.args.max_steps)
+        found = self._find(trainer.args.max_steps) if processes.is_first() else None
+        checkpoint = processes.from_first(found)
         before, began = progress_at(checkpoint), time.perf_counter()
 
         def count() -> Used:
@@ -143,6 +146,9 @@ def unfinished(folder: Path, settings: dict[str, Any], *, resume: bool, say: Say
     """
     from filelock import FileLock, Timeout
 
+    if not processes.is_first():  # the first of several holds it for all
+        yield State(folder, say)
+        return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE, blocking=False)
@@ -197,6 +203,8 @@ def train_kept(
 
 def finish(state: State) -> None:
     """Remove the state of a run that is published."""
+    if not processes.is_first():
+        return
     for checkpoint in checkpoints(state.folder):
         shutil.rmtree(checkpoint, ignore_errors=True)
 
@@ -235,10 +243,13 @@ def _sealing_callback(used: Callable[[], Used]) -> TrainerCallback:
 
     class Sealing(TrainerCallback):
         def on_save(self, args, state, control, **_):
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            write_json(checkpoint / PROGRESS_FILE, asdict(used()))
-            seal(checkpoint)
-            prune(args.output_dir)
+            processes.meet()  # each process adds its random numbers to the checkpoint
+            if state.is_world_process_zero:
+                checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                write_json(checkpoint / PROGRESS_FILE, asdict(used()))
+                seal(checkpoint)
+                prune(args.output_dir)
+            processes.meet()
 
     return Sealing()
 

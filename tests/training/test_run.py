@@ -14,9 +14,10 @@ from labkit.models.methods import Method
 from labkit.models.profiles import PROFILES
 from labkit.models.shapes import shape_of
 from labkit.theory.memory import predict
-from labkit.training import run as run_module
+from labkit.training import phases
 from labkit.training.record import read_record
-from labkit.training.run import adjusted, refuse_small_gpu, rows_of, run_sft
+from labkit.training.room import refuse_small_gpu
+from labkit.training.run import adjusted, rows_of, run_sft
 
 GPU = PROFILES["gpu"]
 
@@ -223,7 +224,7 @@ def test_a_profile_for_a_gpu_is_refused_without_one_before_anything_is_fetched(m
 
 
 def test_force_trains_all_the_same(monkeypatch):
-    run = run_module._Run(profile=GPU, seed=0, truncate=False, bar=False, tell=lambda *_: None)
+    run = phases.Run(profile=GPU, seed=0, truncate=False, bar=False, tell=lambda *_: None)
     fake_gpu(monkeypatch, 1)
     with pytest.raises(LabError, match="by prediction"):
         run.check(shape_of("qwen3-1.7b"), force=False)
