@@ -82,7 +82,7 @@ def build(
         out.print(f"{len(files)} built files fit the lessons")
     else:
         for notebook, copy in keep_work(files).items():
-            err.print(f"{notebook.name} had been worked in; it is kept as {copy}")
+            err.print(escape(f"{notebook.name} had been worked in; it is kept as {copy}"), soft_wrap=True)
         out.print(f"{len(write(files))} of {len(files)} files changed")
 
 

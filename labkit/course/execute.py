@@ -75,7 +75,7 @@ def _run(path: Path, settings: dict[str, str], *, html: Path | None) -> Result:
         error = str(failure).strip()
     error = error or _hidden_error(notebook)
     executed = solution_folder(lang).parents[1] / "executed" / lang / path.name
-    notebook.metadata.pop("widgets", None)
+    notebook.metadata.pop("widgets", None)  # see `export_page`
     write_text(executed, nbformat.writes(notebook))
     page = export_page(notebook, html / lang / f"{path.stem}.html", title=path.stem, lang=lang) if html else None
     return Result(

@@ -26,6 +26,7 @@ def bare(tmp_path, monkeypatch):
         "def run(command, **options):\n"
         "    print('PIP', *command[3:])\n"
         "    fake = types.ModuleType('labkit'); fake.start = lambda lang: print('START', lang)\n"
+        "    fake.origin = 'site'\n"
         "    sys.modules['labkit'] = fake\n"
         "    importlib.util.find_spec = lambda name, *rest: fake\n"
         "    return subprocess.CompletedProcess(command, 0, '')\n"
