@@ -84,7 +84,7 @@ def test_settings_on_a_cpu(profile, tmp_path):
 
 
 def test_checkpointing_is_never_reentrant(profile, tmp_path):
-    config = sft_config(profile, tmp_path, device="cpu", checkpointing=True)
+    config = sft_config(dataclasses.replace(profile, checkpointing=True), tmp_path, device="cpu")
     assert config.gradient_checkpointing and config.gradient_checkpointing_kwargs == {"use_reentrant": False}
 
 
