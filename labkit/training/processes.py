@@ -72,6 +72,7 @@ def least(value: Any) -> Any:
 def meet() -> None:
     """Wait until every process is here; the first time makes torch's processes known to each other."""
     if count() > 1:
+        import torch
         from accelerate import PartialState
 
-        PartialState().wait_for_everyone()
+        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
