@@ -9,6 +9,7 @@ from labkit.errors import LabError
 from labkit.models.methods import Step
 from labkit.models.profiles import PROFILES
 from labkit.models.shapes import shape_of
+from labkit.paths import checkout
 from labkit.theory.fitting import OF_A_RUN
 from labkit.theory.memory import predict
 from labkit.theory.sizing import SETTLED, advice, fit
@@ -48,6 +49,23 @@ def test_a_choice_fits_and_keeps_the_update(card):
     peak = predict(SHAPE, replace(GPU.method, dtype=wanted[0]), step_of(chosen)).peak_allocated_bytes
     assert choice.peak_allocated_bytes == peak <= (CARDS[card][0] - 1) * GIB
     assert replace(chosen, **{name: getattr(GPU, name) for name in SETTLED}) == GPU
+
+
+@pytest.mark.parametrize("page", ["memory.md", "memory.zh.md"])
+def test_the_table_of_cards_in_the_guide_is_what_fit_says(page):
+    text = (checkout() / "docs" / page).read_text(encoding="utf-8")
+    row = re.compile(r"\| ([\d.]+) \| (\w+) \| (\d+) × (\d+) \| (on|off|开|关) \| ([\d.]+) \|$", flags=re.M)
+    rows = row.findall(text)
+    assert len(rows) == 7
+    for free, dtype, batch, accumulation, checkpointing, peak in rows:
+        capability = (8, 0) if dtype == "bfloat16" else (7, 5)
+        choice = fit(GPU, free_bytes=int(float(free) * GIB), capability=capability)
+        chosen = choice.profile
+        wanted = (dtype, int(batch), int(accumulation), checkpointing in ("on", "开"))
+        assert (chosen.dtype, chosen.batch, chosen.accumulation, chosen.checkpointing) == wanted
+        assert f"{choice.peak_allocated_bytes / GIB:.2f}" == peak
+    autocast = replace(GPU.method, dtype="bfloat16", adapter_dtype="autocast")
+    assert f"{predict(SHAPE, autocast, GPU.step).peak_allocated_bytes / GIB:.2f}" in text
 
 
 def test_every_language_says_what_was_chosen_and_why():
