@@ -111,6 +111,7 @@ def judge_notebook(
         _note_structure(notebook, judged, release)
         for kind, en, zh in doubts([answer for cell in notebook.cells for answer in cell.records]):
             judged.flag(kind, en, zh)
+        _note_runs(rubric.lessons[lesson], notebook, judged)
     return judged
 
 
@@ -217,6 +218,18 @@ def _note_check(id: str, cell: CodeCell, judged: Judged, release: Release) -> No
         judged.flag(
             "edited check", f"the line {release.checks[id]} was changed", f"{release.checks[id]} 这一行被改过", id
         )
+
+
+def _note_runs(questions: dict[str, Question], notebook: Notebook, judged: Judged) -> None:
+    """A training result without the record that its lesson's training prints: it may have been taken out."""
+    left = {answer.question for cell in notebook.cells for answer in cell.records}
+    for id, question in questions.items():
+        if question.record and judged.verdicts[id].points and question.record not in left:
+            said = (
+                f"answered without a training run (no record {question.record})",
+                f"没有训练记录 {question.record} 就作答",
+            )
+            judged.flag("implausible", *said, id)
 
 
 def _note_structure(notebook: Notebook, judged: Judged, release: Release) -> None:

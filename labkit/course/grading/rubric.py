@@ -63,11 +63,13 @@ class Question(Part):
     """One exercise: what it is worth and what kind of answer it has.
 
     ``value`` (typed or computed), ``function`` (its hidden cases run in a re-run), ``run`` (a training result that
-    another machine does not repeat) or ``written`` (a person marks it).
+    another machine does not repeat) or ``written`` (a person marks it). ``record`` names the record that a training run
+    prints: an answer without it is flagged.
     """
 
     points: Annotated[float, Field(ge=0, le=1000)]
     kind: Literal["value", "function", "run", "written"]
+    record: Annotated[str, Field(pattern=r"^r\d+_\d+$")] | None = None
 
 
 class Rubric(Part):

@@ -4,6 +4,7 @@
 lesson's reference solution, and their records come from `labkit`'s own judge and record. The others spoil it.
 """
 
+import contextlib
 import copy
 import functools
 import io
@@ -15,9 +16,12 @@ import torch
 
 from labkit.course.build import student_folder
 from labkit.course.lessons import BEGIN, END, lesson_paths, read_lesson
+from labkit.models.profiles import PROFILES
 from labkit.models.shapes import shape_of
-from labkit.page.exercises import judge
+from labkit.page.exercises import judge, record_run
 from labkit.page.records import PREFIX, cell_hash, make_record
+from labkit.paths import data_folder
+from labkit.training.record import read_record
 
 TEXT = (
     "The gradient must travel through every frozen layer on its way down. What the nonlinear operations kept is needed "
@@ -94,6 +98,8 @@ def solved_text(lesson, lang):
         if ids:
             cell.source = solution_source(cells[cell.id].code)
             cell.outputs.append(printed(ids[0], value_of(ids[0], cell.source, lesson), cell.source))
+        if "record_run(" in cell.source:
+            cell.outputs[0].text += printed_run()
     return nbformat.writes(notebook)
 
 
@@ -124,6 +130,14 @@ def printed(id, value, source, **changes):
     return nbformat.v4.new_output(
         "display_data", data={"text/plain": f"[{id}] {message}\n{line}", "text/html": "<b></b>"}
     )
+
+
+def printed_run():
+    """What lesson 04's training prints for the grader: the stored curve of a real run, as long as `tiny` trains."""
+    losses = [point["loss"] for point in read_record(data_folder() / "measurements" / "sft_laptop").curve]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        record_run("r4_1", losses[: PROFILES["tiny"].steps], seconds=9.0, peak_memory={"process_peak_rss_bytes": 2**30})
+    return printed.getvalue()
 
 
 def solved(lesson="00_start_here", lang="en"):

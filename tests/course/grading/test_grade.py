@@ -105,6 +105,10 @@ def forgers(folder):
     _, put = c.record_of(huge, "q4_3")
     put(value=10**60)
     c.save(folder, "uma", huge, "04_qlora_sft")
+    untrained = c.solved("04_qlora_sft")
+    for cell in c.code_cells(untrained):
+        cell["outputs"] = [output for output in cell["outputs"] if "r4_1" not in json.dumps(output)]
+    c.save(folder, "pam", untrained, "04_qlora_sft")
 
 
 def broken(folder):
@@ -249,7 +253,8 @@ EXPECTED_FLAGS = [
     ("fay", "edited check", "q0_3"), ("mia", "duplicate cell", "q0_1"), ("mia", "renamed", ""),
     ("two", "duplicate notebook", ""), ("gil", "record contradicts itself", "q0_1"), ("gil", "implausible", ""),
     ("gil", "record contradicts itself", "q0_2"), ("hal", "record elsewhere", "q0_1"), ("hal", "implausible", ""),
-    ("tom", "record", ""), ("uma", "record contradicts itself", "q4_4"), ("ida", "unreadable", ""),
+    ("tom", "record", ""), ("uma", "record contradicts itself", "q4_4"),
+    ("pam", "implausible", "q4_4"), ("ida", "unreadable", ""),
     ("jo", "kernel", ""), ("kim", "unreadable", ""), ("lee", "too large", ""), ("empty", "unreadable", ""),
     ("binary", "unreadable", ""),
     ("widget", "widget error", ""), ("ned", "unsafe path", ""), ("ned", "link", ""),
