@@ -500,8 +500,8 @@ from labkit.training.updates import train_only_linears
 from labkit.training.weight_changes import chosen, kept_changes, points, train_watched
 
 force = False  # True trains again what the disk has already
+model = model.cpu()  # each of the three loads its own: a GPU's memory is for them
 names = list(train_only_linears(model))  # of the linears that train in all three
-del model  # each of the three loads its own
 sized, why = settled_once("lesson06", adjusted(plain, kind="dora"), force=force)  # DoRA needs most of the three
 print(text(*why))
 

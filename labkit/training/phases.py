@@ -87,7 +87,7 @@ class Run:
             self.profile, fixed = as_begun(self.profile, begun.get("profile", {}), fixed=fixed), SETTLED
         if not force and (choice := settled(self.profile, shape=shape, fixed=fixed)):
             self.profile = choice.profile
-            self.say(choice.words[0])
+            self.say(choice.words[0] + ("; as the run began" if begun else ""))
         check_method(settled_method(self.profile), capability=capability_of(default_device()))
 
     def load(self, weights: Weights) -> None:

@@ -140,8 +140,10 @@ def test_a_continued_run_keeps_the_settings_that_it_began_with(sft, free, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         sft(resume=True, stop_at=4)
     free(4, False)  # another program has ended meanwhile
-    record = sft(resume=True)
+    notes = []
+    record = sft(resume=True, notes=notes)
     assert (split(record), record.resumed) == ((2, 2, True), [3])
+    assert any("2 x 2" in note and note.endswith("as the run began") for note in notes)
     assert result(tmp_path / "run") == result(tmp_path / "whole")
     assert split(sft("anew")) == (4, 1, False)
 
