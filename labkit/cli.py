@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from labkit.commands.book import build, doctor, lab, lecture, run
+from labkit.commands.fetching import fetch
 from labkit.commands.grading import grade, release
 from labkit.commands.memory import dryrun, memory
 from labkit.commands.spectrum import snr
@@ -13,7 +14,8 @@ from labkit.commands.training import sft
 from labkit.console import err, escape
 from labkit.errors import LabError
 
-COMMANDS = (doctor, lab, build, run, memory, dryrun, lecture, sft, sweep, snr, release, grade)  # in the order of --help
+# In the order of --help.
+COMMANDS = (doctor, fetch, lab, build, run, memory, dryrun, lecture, sft, sweep, snr, release, grade)
 
 app = typer.Typer(
     help="The lab book on parameter-efficient fine-tuning, from the command line.",

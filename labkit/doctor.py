@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import importlib.metadata
-import os
 import threading
 import tomllib
 import urllib.error
@@ -16,7 +15,7 @@ from pathlib import Path
 from labkit import machine
 from labkit.errors import LabError
 from labkit.machine import Finding
-from labkit.models import conversion, integrity
+from labkit.models import conversion, integrity, network
 from labkit.models.places import cache_root, place
 from labkit.models.profiles import PROFILES, Profile, current_profile
 from labkit.models.weights import SPARE_FACTOR, can_convert, download_bytes, find, ways_out
@@ -55,6 +54,7 @@ def examine(profile: Profile | None = None, *, probe: Probe | None = None) -> li
         ("cpu", machine.cpu),
         ("disk of the cache", lambda: _cache_disk(chosen)),
         ("disk of this folder", _folder_disk),
+        ("proxy", _proxy),
         ("downloads", lambda: _downloads(reached)),
         ("model", lambda: _model(chosen, any(reached.values()))),
     ]
@@ -185,10 +185,7 @@ def _quiet_find(profile: Profile) -> object | None:
 
 
 def _sites() -> dict[str, str]:
-    return {
-        "hub": os.environ.get("HF_ENDPOINT", "").strip() or "https://huggingface.co",
-        "modelscope": "https://www.modelscope.cn",
-    }
+    return {"hub": network.hub_endpoint(), "modelscope": network.MODELSCOPE}
 
 
 def _probe_all(probe: Probe) -> dict[str, bool]:
@@ -208,10 +205,11 @@ def _probe_all(probe: Probe) -> dict[str, bool]:
 
 
 def _answers(url: str) -> bool:
-    """Whether a server answers at ``url``, with whatever status."""
+    """Whether a server answers at ``url``, with whatever status, over the road that a download would take."""
     try:
         request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "labkit-doctor"})
-        with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
+        proxies = urllib.request.ProxyHandler(network.proxies_for(url))
+        with urllib.request.build_opener(proxies).open(request, timeout=PROBE_SECONDS):
             return True
     except urllib.error.HTTPError as error:
         return error.code < 500
@@ -223,9 +221,21 @@ def _answers(url: str) -> bool:
         return False
 
 
+def _proxy() -> Finding:
+    if left := network.left_set():
+        found = f"{', '.join(left)}: AutoDL's acceleration was left set; it slows down pip and whatever else is near"
+        fix = f"unset {' '.join(left)} (in the terminal that this was started from); labkit needs no such setting"
+        return Finding("proxy", "warn", found, fix)
+    if own := network.own_proxies():
+        return Finding("proxy", "ok", f"{', '.join(own)} set by you: every download goes that way")
+    if network.acceleration():
+        return Finding("proxy", "ok", "none set; AutoDL's acceleration is used while something comes from the Hub")
+    return Finding("proxy", "ok", "none set")
+
+
 def _downloads(reached: dict[str, bool]) -> list[Finding]:
     fix = {
-        "hub": "only needed for downloads; where it is blocked set HF_ENDPOINT to a mirror before Python starts",
+        "hub": "only needed for downloads; where it is blocked set HF_ENDPOINT to a mirror",
         "modelscope": "only needed for downloads from ModelScope",
     }
     sites = _sites()
@@ -252,5 +262,6 @@ def _model_to_come(profile: Profile, online: bool, size: str) -> Finding:
         found = f"{profile.model} is in the wheel {conversion.WHEEL}; the first lesson that uses it unpacks it ({size})"
         return Finding("model", "ok", found)
     if online:
-        return Finding("model", "warn", f"{profile.hub_id} is not here yet", f"{size} are downloaded when first used")
+        fix = f"labkit fetch --profile {profile.name} downloads {size}; else the first lesson that uses it does"
+        return Finding("model", "warn", f"{profile.hub_id} is not here yet", fix)
     return Finding("model", "fail", f"{profile.hub_id} is not here, and no download site answers", ways_out(profile))

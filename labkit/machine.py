@@ -71,7 +71,7 @@ def _no_cuda(profile: Profile, version: str) -> Finding:
     fix = ""
     if shutil.which("nvidia-smi"):
         found = f"an NVIDIA driver is here, but torch {version} sees no CUDA"
-        fix = "install a torch built for CUDA (https://pytorch.org), or check CUDA_VISIBLE_DEVICES"
+        fix = "a torch built for CUDA (`make setup` brings it into .venv), or check CUDA_VISIBLE_DEVICES"
     if profile.needs_cuda:
         return Finding("gpu", "fail", found, fix or "rent a GPU, or set LABKIT_PROFILE=laptop (or tiny)")
     return Finding("gpu", "warn" if fix else "ok", found, fix)

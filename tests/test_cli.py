@@ -20,7 +20,7 @@ invoke = CliRunner().invoke
 
 def test_every_command_of_the_readme_has_help():
     listed = invoke(app, ["--help"]).stdout
-    for command in ("doctor", "lab", "build", "run", "memory", "dryrun", "lecture", "sft"):
+    for command in ("doctor", "fetch", "lab", "build", "run", "memory", "dryrun", "lecture", "sft"):
         assert command in listed
         assert invoke(app, [command, "--help"]).exit_code == 0
 

@@ -15,7 +15,7 @@ import pytest
 from labkit import doctor, machine
 from labkit.doctor import as_rows, examine, floors, lessons_ready
 from labkit.machine import Finding
-from labkit.models import conversion, integrity, places
+from labkit.models import conversion, integrity, network, places
 from labkit.models.profiles import PROFILES
 from labkit.models.weights import Weights
 
@@ -25,10 +25,14 @@ GIB = 2**30
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch, tmp_path):
-    """No rented machine, an empty cache, no network."""
+    """No rented machine, an empty cache, no network and no proxy."""
     for name in list(os.environ):
-        if name.startswith(("AutoDL", "COLAB_", "LABKIT_", "HF_ENDPOINT", "LOCAL_RANK")):
+        if (
+            name.startswith(("AutoDL", "COLAB_", "LABKIT_", "HF_ENDPOINT", "LOCAL_RANK"))
+            or name.lower() in network.CARRIED
+        ):
             monkeypatch.delenv(name)
+    monkeypatch.setattr(network, "TURBO_FILE", tmp_path / "no-such-file")
     monkeypatch.setattr(places, "AUTODL_DISK", tmp_path / "no-such-disk")
     monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(doctor, "_answers", lambda url: False)
@@ -349,14 +353,42 @@ def test_a_probe_that_hangs_holds_nobody_up(monkeypatch):
     never.set()
 
 
+PROXY = "http://10.0.0.9:12798"
+
+
+@pytest.fixture
+def turbo(monkeypatch, tmp_path):
+    path = tmp_path / "network_turbo"
+    path.write_text(f"export http_proxy={PROXY} && export https_proxy={PROXY}\n")
+    monkeypatch.setattr(network, "TURBO_FILE", path)
+
+
+def test_an_acceleration_that_was_left_set_is_said_with_its_fix(monkeypatch, turbo):
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, PROXY)
+    found = one(examine(TINY), "proxy")
+    assert (found.status, found.fix.split(" (")[0]) == ("warn", "unset http_proxy https_proxy")
+
+
+def test_a_proxy_of_the_students_own_is_no_fault(monkeypatch, turbo):
+    assert "AutoDL's acceleration" in one(examine(TINY), "proxy").found
+    monkeypatch.setenv("HTTPS_PROXY", "http://mine:3128")
+    found = one(examine(TINY), "proxy")
+    assert (found.status, "HTTPS_PROXY" in found.found) == ("ok", True)
+
+
+def test_without_a_proxy_there_is_nothing_to_say():
+    assert one(examine(TINY), "proxy") == Finding("proxy", "ok", "none set")
+
+
 class TestAnswers:
     """The real probe against a socket of our own."""
 
     @pytest.fixture
     def answers(self, monkeypatch):
         monkeypatch.undo()  # the fixture above replaced it
-        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-            monkeypatch.delenv(name, raising=False)
+        for name in [name for name in os.environ if name.lower() in network.CARRIED]:
+            monkeypatch.delenv(name)
         monkeypatch.setattr(doctor, "PROBE_SECONDS", 0.3)
         return doctor._answers
 
@@ -391,6 +423,15 @@ class TestAnswers:
     @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "not a url", "http://", "http://a b", "ftp2://x", ""])
     def test_no_server_is_no_answer(self, answers, url):
         assert answers(url) is False
+
+    def test_the_hub_is_asked_over_the_road_of_a_download(self, answers, monkeypatch, tmp_path):
+        proxy = self.serve_once(b"HTTP/1.1 200 OK\r\n\r\n")
+        (tmp_path / "network_turbo").write_text(f"export http_proxy={proxy}\n")
+        monkeypatch.setattr(network, "TURBO_FILE", tmp_path / "network_turbo")
+        monkeypatch.setattr(network, "FAR", ("hub.invalid",))
+        assert answers("http://modelscope.invalid") is False
+        assert answers("http://hub.invalid") is True
+        assert answers("http://hub.invalid") is False  # the proxy answers once
 
     def test_a_server_that_stays_silent_is_no_answer(self, answers):
         with socket.create_server(("127.0.0.1", 0)) as server:

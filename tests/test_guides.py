@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import re
 
 import pytest
@@ -11,6 +12,7 @@ import typer
 from labkit.cli import app
 from labkit.files import write_json
 from labkit.models.profiles import PROFILES
+from labkit.models.weights import download_bytes
 from labkit.paths import checkout
 
 GUIDES = [checkout() / "docs" / f"{place}{end}.md" for place in ("autodl", "colab") for end in ("", ".zh")]
@@ -71,6 +73,14 @@ def test_the_sum_is_that_of_the_record(path, spoil, monkeypatch, tmp_path):
     hours = (2 * seconds["train"] + sum(seconds.get(phase, 0) for phase in ("load", "before", "after"))) / 3600
     price = float(re.search(r"price_per_hour = ([\d.]+)", the_sum(path))[1])
     assert said.getvalue() == f"{record['tokens_per_s']:.0f} tokens/s, {hours:.2f} h, {hours * price:.2f}\n"
+
+
+@pytest.mark.parametrize("path", [path for path in GUIDES if "autodl" in path.name], ids=lambda path: path.name)
+def test_the_most_tokens_are_those_of_the_profile(path):
+    gpu = PROFILES["gpu"]
+    factors = (gpu.steps, gpu.accumulation, gpu.batch, gpu.seq_len)
+    assert f"{' x '.join(f'{factor:,}' for factor in factors)} = {math.prod(factors):,}" in text(path)
+    assert f"{download_bytes(gpu) / 1e9:.1f} GB" in text(path)
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)

@@ -21,7 +21,7 @@ def machine(tmp_path, monkeypatch):
 
     def add(name, version, *, venv=True, torch=None):
         path = tmp_path / name
-        said = json.dumps([str(path), str(path), list(version), venv, torch, None])
+        said = json.dumps([str(path), str(path), list(version), venv, torch, False, None])
         path.write_text(f"#!/bin/sh\necho '{said}'\n")
         path.chmod(0o755)
         return str(path)
@@ -82,6 +82,25 @@ def test_this_interpreter_describes_itself():
     assert here.version == tuple(sys.version_info[:3])
     assert here.supported
     assert here.torch == torch.__version__
+    assert here.cpu_torch == (torch.version.cuda is None and torch.__file__.startswith(sys.prefix))
+
+
+@pytest.mark.parametrize(
+    ("version_file", "cpu"),
+    [
+        ("cuda: 'str | None' = None\n", True),
+        ("cuda = '12.8'\n", False),
+        (None, False),  # no torch of a kind that we know
+    ],
+)
+def test_a_torch_for_the_cpu_is_told_without_importing_it(tmp_path, version_file, cpu):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path)], check=True)
+    (site,) = tmp_path.glob("lib/python*/site-packages")
+    (site / "torch").mkdir()
+    (site / "torch" / "__init__.py").write_text("raise ImportError('takes seconds')")
+    if version_file:
+        (site / "torch" / "version.py").write_text(version_file)
+    assert setup_env.inspect(tmp_path / "bin" / "python").cpu_torch is cpu
 
 
 @pytest.mark.parametrize(
@@ -175,8 +194,9 @@ def test_a_stamp_is_believed_only_if_it_is_whole(tmp_path, monkeypatch):
     stamp = tmp_path / "stamp.json"
     monkeypatch.setattr(setup_env, "STAMP", stamp)
     assert setup_env.stamp() == {}
-    stamp.write_text('{"folder": "/some')
-    assert setup_env.stamp() == {}
+    for text in ('{"folder": "/some', "null", "[]"):
+        stamp.write_text(text)
+        assert setup_env.stamp() == {}
     stamp.write_text(json.dumps(setup_env.fingerprint()))
     assert setup_env.stamp() == setup_env.fingerprint()
 
@@ -191,6 +211,114 @@ def test_the_fingerprint_follows_the_folder_and_its_files(tmp_path, monkeypatch)
     (tmp_path / setup_env.INPUTS[0]).write_text("two")
     assert setup_env.fingerprint()["inputs"] != before["inputs"]
     assert before["folder"] == str(tmp_path)
+
+
+# --- a card that comes and goes ---------------------------------------------------------------------------------------
+
+
+class Rented(setup_env.Venv):
+    """A ``.venv`` whose pip installs nothing and remembers; torch becomes what ``brings`` says, or fails without."""
+
+    python = Path("/bin/true")
+
+    def __init__(self):
+        self.torch, self.cpu, self.machines, self.brings, self.asked = None, False, False, None, []
+
+    def inspect(self):
+        about = ("python", "python", tuple(sys.version_info[:3]), True, self.torch, self.cpu, None)
+        return setup_env.Interpreter(*about)
+
+    def create(self, base, *, keep_torch):
+        raise AssertionError("a .venv that can be used is kept")
+
+    def step(self, what, command):
+        return None
+
+    def pip(self, what, *arguments):
+        if not arguments[0].startswith("torch"):
+            return None
+        self.asked.append(arguments)
+        if self.brings is None:
+            return "the package index does not answer. Fix: check the network."
+        self.torch, self.cpu = self.brings, self.brings.endswith("+cpu")
+        return None
+
+
+@pytest.fixture
+def rented(tmp_path, monkeypatch):
+    """rented(gpu=True, brings="2.14.0", LABKIT_TORCH="") runs setup on this machine and returns what pip was asked."""
+    venv = Rented()
+    for name, value in {"VENV": tmp_path, "STAMP": tmp_path / "stamp.json", "Venv": lambda: venv}.items():
+        monkeypatch.setattr(setup_env, name, value)
+    monkeypatch.setattr(setup_env, "check_disk", lambda folder, needed_bytes: None)
+    monkeypatch.setattr(setup_env, "cuda_packages", lambda venv: [] if venv.cpu else ["nvidia-cublas"])
+    monkeypatch.setattr(setup_env.platform, "system", lambda: "Linux")
+
+    def setup(*, gpu, brings=None, override=""):
+        monkeypatch.setenv("LABKIT_TORCH", override)
+        monkeypatch.setattr(setup_env, "has_nvidia_gpu", lambda: gpu)
+        venv.brings, venv.asked = brings, []
+        setup_env.setup(None)
+        return venv.asked
+
+    setup.venv = venv
+    return setup
+
+
+CUDA, CPU = "2.13.0", f"{setup_env.CPU_TORCH}+cpu"
+RENEWED = [("torch>=2.11", "--force-reinstall")]
+
+
+def test_a_card_that_appears_brings_cuda_once_and_says_why(rented, capsys):
+    assert rented(gpu=False, brings=CPU) == [(f"torch=={CPU}",)]
+    assert rented(gpu=False) == []
+    capsys.readouterr()
+    assert rented(gpu=True, brings=CUDA) == RENEWED
+    assert f"there is an NVIDIA GPU now, and torch {CPU} is a build for the CPU" in capsys.readouterr().out
+    assert rented(gpu=True) == []
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_a_card_that_goes_takes_nothing_with_it(rented, monkeypatch, capsys):
+    rented(gpu=True, brings=CUDA)
+    assert rented(gpu=False) == []
+    monkeypatch.setattr(setup_env, "INPUTS", setup_env.INPUTS[:1])  # the book has changed meanwhile
+    assert rented(gpu=False) == []
+    assert f"torch {CUDA} is there and is kept" in capsys.readouterr().out
+    assert rented.venv.torch == CUDA
+    assert setup_env.stamp()["gpu"] is True
+
+
+def test_without_a_network_the_torch_for_the_cpu_stays_and_the_next_setup_tries_again(rented, capsys):
+    rented(gpu=False, brings=CPU)
+    assert rented(gpu=True) == RENEWED
+    said = capsys.readouterr().out
+    assert "does not answer" in said
+    assert "the torch for the CPU stays" in said
+    assert rented.venv.torch == CPU
+    assert rented(gpu=True, brings=CUDA) == RENEWED
+
+
+def test_an_index_without_cuda_is_asked_once(rented):
+    rented(gpu=False, brings=CPU)
+    rented(gpu=True, brings=CPU)
+    assert rented(gpu=True) == []
+
+
+def test_the_machines_own_torch_stays_until_another_is_asked_for(rented):
+    rented.venv.torch, rented.venv.cpu = CUDA, False  # cpu_torch is False for one that is not in .venv
+    assert rented(gpu=False) == rented(gpu=True) == []
+    assert rented(gpu=True, brings="2.11.0", override="torch==2.11.0") == [("torch==2.11.0", "--force-reinstall")]
+
+
+def test_a_torch_that_was_asked_for_is_installed_kept_and_changed_on_request(rented):
+    wanted = f"torch=={CPU}"
+    assert rented(gpu=True, brings=CPU, override=wanted) == [(wanted,)]
+    assert rented(gpu=True) == rented(gpu=True, override=wanted) == []
+    assert rented(gpu=True, brings=CUDA, override="torch>=2.11") == [("torch>=2.11", "--force-reinstall")]
+    assert rented(gpu=False) == []
+    with pytest.raises(SetupError, match="no torch for"):
+        rented(gpu=False, override="torch==2.12.0")
 
 
 def test_an_older_python_can_read_the_script():

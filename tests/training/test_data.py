@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from labkit.errors import LabError
+from labkit.models import network
 from labkit.training import data
 from labkit.training.constraints import KINDS, violations
 
@@ -305,6 +307,20 @@ def test_an_unreachable_hub_names_the_ways_out(monkeypatch):
         data.load_public("tulu3", limit=5)
     said = str(error.value)
     assert all(part in said for part in ("allenai/tulu-3-sft-mixture", "no route", "HF_ENDPOINT", "JSONL", "book"))
+
+
+def test_the_hub_is_asked_over_the_road_to_it(monkeypatch, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    for name in [name for name in os.environ if name.lower() in network.CARRIED]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    (tmp_path / "network_turbo").write_text("export https_proxy=http://10.0.0.9:12798\n")
+    monkeypatch.setattr(network, "TURBO_FILE", tmp_path / "network_turbo")
+    seen = []
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda hub_id: seen.append(os.environ.get("https_proxy")))
+    with pytest.raises(LabError):
+        data.load_public("tulu3", limit=5)
+    assert (seen, os.environ.get("https_proxy")) == (["http://10.0.0.9:12798"], None)
 
 
 def write_csv(folder):
