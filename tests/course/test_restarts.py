@@ -12,7 +12,11 @@ import transformers
 import labkit
 from labkit.course.lessons import lesson_paths, read_lesson
 from labkit.jsonl import read_rows
+from labkit.models.methods import Step
 from labkit.models.profiles import PROFILES
+from labkit.models.shapes import shape_of
+from labkit.theory.memory import predict
+from labkit.training import settle
 
 UNTIL = {"04": 'kept("lesson04-after"', "05": "done = run_sweep(", "06": "moved = {"}  # in the last cell that trains
 REUSED = {
@@ -118,3 +122,17 @@ def test_a_damaged_file_is_made_again(executed, trains):
     for path in damaged:
         path.write_bytes(path.read_bytes()[:-9])
     assert trains(number)
+
+
+def test_on_a_gpu_a_restart_keeps_the_settings_that_the_lesson_began_with(trains, tmp_path, monkeypatch):
+    """The card is faked: first it has room for two rows at a time, after the restart for everything."""
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path))
+    monkeypatch.setattr(labkit, "current_profile", lambda: SMALL)
+    two = predict(shape_of(SMALL.model), SMALL.method, Step(batch=2, seq_len=SMALL.seq_len)).peak_allocated_bytes
+    monkeypatch.setattr(settle, "own_card", lambda: (two + 2**30, (7, 5)))
+    said, names = execute("04")
+    assert "batch x accumulation 2 x 4" in said and "batch 4 with checkpointing would need" in said
+    assert (names["here"].peak_allocated_bytes, names["trainer"].args.per_device_train_batch_size) == (two, 2)
+    monkeypatch.setattr(settle, "own_card", lambda: (2**40, (7, 5)))
+    assert not trains("04")
+    assert trains("04", ("force = False", "force = True"))
