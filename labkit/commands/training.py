@@ -23,20 +23,25 @@ def sft(
     batch: Annotated[int | None, typer.Option(help="Rows per forward pass.")] = None,
     accumulation: Annotated[int | None, typer.Option(help="Forward passes per optimizer step.")] = None,
     seq_len: Annotated[int | None, typer.Option(help="Tokens per row at most; longer rows are refused.")] = None,
+    checkpointing: Annotated[bool | None, typer.Option(help="Recompute activations in the backward pass.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     data: Annotated[str | None, typer.Option(help="book, a public set's name, or a JSONL file.")] = None,
     seed: Annotated[int, typer.Option(help="Seeds init, dropout and order.")] = 0,
-    force: Annotated[bool, typer.Option(help="Train even where the predicted memory does not fit.")] = False,
+    force: Annotated[bool, typer.Option(help="Train with the profile as written, whatever memory is free.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Fine-tune the profile's model (lesson 04's run without a notebook) and write a run record."""
+    """Fine-tune the profile's model (lesson 04's run without a notebook) and write a run record.
+
+    On a GPU, batch with accumulation, checkpointing and element type are chosen by the memory that is free, and said;
+    what you set yourself is kept.
+    """
     from labkit.models.places import runs_folder
     from labkit.models.profiles import current_profile
     from labkit.training.processes import is_first
     from labkit.training.run import run_sft
 
     asked = {"steps": steps, "rank": rank, "alpha": alpha, "batch": batch, "accumulation": accumulation}
-    asked |= {"seq_len": seq_len, "learning_rate": learning_rate, "data": data}
+    asked |= {"seq_len": seq_len, "checkpointing": checkpointing, "learning_rate": learning_rate, "data": data}
     changes = {name: value for name, value in asked.items() if value is not None}
     chosen = current_profile(profile)
     folder = folder or runs_folder() / chosen.name

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 from labkit.course.lessons import LANGUAGES, Lesson, build_notebook, lesson_paths, read_lesson, stamp
 from labkit.errors import LabError
-from labkit.files import write_text
+from labkit.files import write_text, writing
 from labkit.page.exercises import HINTS_FILE
 from labkit.paths import checkout
 
@@ -65,6 +67,19 @@ def write(files: dict[Path, str]) -> list[Path]:
     return changed
 
 
+def keep_work(files: dict[Path, str]) -> dict[Path, Path]:
+    """Copy notebooks that somebody worked in, and that ``files`` are about to replace, to ``build/kept/``.
+
+    Worked in means: a cell was run, or a front end has saved it (each adds metadata of its own; Colab writes format
+    4.0). What is no notebook at all is kept too. Earlier copies stay.
+
+    Returns:
+        Notebook -> where its copy is.
+    """
+    worked_in = [path for path, text in files.items() if path.suffix == ".ipynb" and _holds_work(path, text)]
+    return {path: _copy_aside(path) for path in worked_in}
+
+
 def stale(files: dict[Path, str]) -> list[str]:
     """What is wrong with the committed files: missing, out of date, or left over from a lesson that is gone."""
     root = checkout()
@@ -81,6 +96,28 @@ def stale(files: dict[Path, str]) -> list[str]:
 def stamp_lessons(names: list[str]) -> list[Path]:
     """Renew the translation hashes of the named lessons (all if none is named); returns the changed files."""
     return write({path: stamp(path) for path in lesson_paths(names)})
+
+
+def _holds_work(path: Path, text: str) -> bool:
+    if not path.is_file() or _same(path, text):
+        return False
+    built = json.loads(text)
+    try:
+        found = json.loads(path.read_bytes())
+        run = any(cell.get("outputs") or cell.get("execution_count") for cell in found["cells"])
+        return run or any(found.get(key) != built[key] for key in ("metadata", "nbformat_minor"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return True
+
+
+def _copy_aside(path: Path) -> Path:
+    place = checkout() / "build" / "kept" / path.relative_to(checkout()).parent
+    copies = (place / f"{path.stem}-{number}.ipynb" for number in itertools.count(1))
+    free = next(copy for copy in copies if not copy.exists())
+    with writing(free):
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, free)
+    return free
 
 
 def _same(path: Path, text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 import threading
@@ -74,7 +75,7 @@ def _run(path: Path, settings: dict[str, str], *, html: Path | None) -> Result:
         error = str(failure).strip()
     error = error or _hidden_error(notebook)
     executed = solution_folder(lang).parents[1] / "executed" / lang / path.name
-    notebook.metadata.pop("widgets", None)  # saved widget state makes an exported page blank without a network
+    notebook.metadata.pop("widgets", None)  # see `export_page`
     write_text(executed, nbformat.writes(notebook))
     page = export_page(notebook, html / lang / f"{path.stem}.html", title=path.stem, lang=lang) if html else None
     return Result(
@@ -89,10 +90,16 @@ def _run(path: Path, settings: dict[str, str], *, html: Path | None) -> Result:
 
 
 def export_page(notebook: nbformat.NotebookNode, dest: Path, *, title: str, lang: str) -> Path:
-    """Write ``notebook`` as one HTML file with everything inside it: it asks no other machine for anything."""
+    """Write ``notebook`` as one HTML file with everything inside it: it asks no other machine for anything.
+
+    Saved widget state is left out: with it a page is blank without a network, and in the shape in which Colab saves it
+    (without the level ``state``) nbconvert 7.17 stops.
+    """
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
 
+    notebook = copy.copy(notebook)
+    notebook.metadata = nbformat.from_dict({k: v for k, v in notebook.metadata.items() if k != "widgets"})
     loaders = [DictLoader({OFFLINE: TEMPLATE})]
     exporter = HTMLExporter(template_file=OFFLINE, extra_loaders=loaders, language_code=lang, sanitize_html=False)
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})

@@ -20,14 +20,18 @@ def _at_least(field: str, value: object, least: int) -> None:
         raise LabError(f"{field}={value!r}", rule, f"try {field}={max(least, 8)}")
 
 
-def _one_of(field: str, value: object, allowed: tuple[str, ...]) -> None:
+def _one_of(field: str, value: object, allowed: tuple[str | bool, ...]) -> None:
     if value not in allowed:
-        raise LabError(f"{field}={value!r}", f"{field} must be one of {', '.join(allowed)}", f"try {allowed[0]}")
+        rule = f"{field} must be one of {', '.join(map(str, allowed))}"
+        raise LabError(f"{field}={value!r}", rule, f"try {allowed[0]}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """Everything in which a run on one kind of machine differs from a run on another.
+
+    How a step is computed on a GPU (element type, batch with accumulation, checkpointing) is settled by the memory that
+    is free there, see `labkit.theory.sizing`; what it computes stays.
 
     Args:
         name: what ``LABKIT_PROFILE`` is set to.
@@ -42,6 +46,7 @@ class Profile:
         batch: sequences per forward pass.
         accumulation: forward passes per optimizer step.
         seq_len: tokens per sequence at most.
+        checkpointing: recompute activations in the backward pass: about a third more arithmetic, far less memory.
         learning_rate: peak learning rate of the adapters.
         method: the fine-tuning method; its dtype counts only through `settled_method`.
         ranks: ranks that the ablation lessons compare.
@@ -67,6 +72,7 @@ class Profile:
     batch: int
     accumulation: int = 1
     seq_len: int
+    checkpointing: bool = False
     learning_rate: float
     method: Method
     ranks: tuple[int, ...]
@@ -87,6 +93,7 @@ class Profile:
             raise LabError(given, "learning_rate must be above 0 and below 1", "try learning_rate=2e-4")
         _one_of("language", self.language, LANGUAGES)
         _one_of("dtype", self.dtype, (*DTYPE_BYTES, "auto"))
+        _one_of("checkpointing", self.checkpointing, (True, False))
         if not self.ranks or not self.seeds:
             raise LabError(f"ranks={self.ranks!r}, seeds={self.seeds!r}", "name at least one of each", "try seeds=(0,)")
 
@@ -98,7 +105,7 @@ class Profile:
     @property
     def step(self) -> Step:
         """One forward and backward pass of this profile, for the memory formulas."""
-        return Step(batch=self.batch, seq_len=self.seq_len)
+        return Step(batch=self.batch, seq_len=self.seq_len, checkpointing=self.checkpointing)
 
 
 PROFILES: dict[str, Profile] = {
@@ -143,6 +150,7 @@ PROFILES: dict[str, Profile] = {
         batch=4,
         accumulation=4,
         seq_len=1024,
+        checkpointing=True,
         learning_rate=2e-4,
         method=Method(kind="qlora", rank=32, alpha=64),
         ranks=(8, 16, 32, 64),

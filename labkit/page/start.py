@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import subprocess
@@ -15,6 +16,7 @@ from labkit.page.records import mark_cell_start, shell
 
 # Loaded modules that an installation may have replaced under a running kernel.
 WATCHED = ("numpy", "pyarrow", "torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "accelerate")
+WATCHED += ("huggingface_hub", "tokenizers", "safetensors")  # the others' own
 
 
 def start(lang: str) -> None:
@@ -22,6 +24,10 @@ def start(lang: str) -> None:
 
     Args:
         lang: ``en`` or ``zh``; ``LABKIT_LANG`` in the environment wins.
+
+    Raises:
+        SystemExit: a library was replaced under this kernel, so it must be restarted. *Run all* stops there: what
+            follows would fail for reasons that no student could guess.
     """
     os.environ.setdefault("LABKIT_LANG", lang)
     language()
@@ -35,14 +41,14 @@ def start(lang: str) -> None:
     stale = stale_modules()
     if stale:
         names = ", ".join(stale)
-        print(
+        raise SystemExit(
             text(
-                f"RESTART NEEDED: {names} changed on disk after this kernel loaded it. Restart the kernel (runtime), "
-                "then run this cell again.",
-                f"需要重启：{names} 在内核载入之后又被更新了。请重启内核（运行时），再重新运行这个单元格。",
+                f"RESTART NEEDED: {names} changed on disk after this kernel loaded it. Restart the kernel (Colab: "
+                "Runtime, Restart session), then run this cell again.",
+                f"需要重启：{names} 在内核载入之后又被更新了。请重启内核（Colab：代码执行程序 → 重新启动会话），"
+                "再运行这个单元格。",
             )
         )
-        return
     profile = current_profile()
     limit_threads(profile)
     print(
@@ -68,7 +74,7 @@ def stale_modules() -> list[str]:
 
 
 def mend_torchao() -> None:
-    """Remove torchao < 0.16 on Colab and AutoDL, where it comes preinstalled: with it every PEFT import fails.
+    """Remove torchao < 0.16 on Colab and AutoDL, where it comes preinstalled: with it PEFT makes no adapter.
 
     Elsewhere it may be wanted for something else, so there it is only reported (`labkit doctor` does too).
     """
@@ -83,11 +89,12 @@ def mend_torchao() -> None:
         print(
             text(
                 f"torchao {version} breaks PEFT: run `{' '.join(command[1:])}`",
-                f"torchao {version} 会让 PEFT 无法导入：请运行 `{' '.join(command[1:])}`",
+                f"torchao {version} 会让 PEFT 建不了适配器：请运行 `{' '.join(command[1:])}`",
             )
         )
         return
     subprocess.run(command, check=True)
+    importlib.invalidate_caches()  # or PEFT, imported within this second, might still find it
     print(
         text(
             f"torchao {version} removed: PEFT needs 0.16 or none",

@@ -23,7 +23,7 @@ GIB = 2**30
 RESERVE_GIB = 1.0  # kept free for the CUDA context, workspaces and unusable gaps; a rule of thumb, not a measurement
 SHORTEST = 128  # tokens: below it hardly an example is left
 FEWER_TARGETS = (TARGETS[4:], TARGETS[:4], ("q_proj", "v_proj"))  # in the order in which they are given up
-OF_A_RUN = ("batch", "kind", "rank", "targets", "seq_len")  # what `labkit sft` can change; the rest it fixes
+OF_A_RUN = ("batch", "checkpointing", "kind", "rank", "targets", "seq_len")  # what `run_sft` can change
 LADDER = (  # models from small to large; a smaller one is the last resort
     "smollm2-135m",
     "qwen3-0.6b",

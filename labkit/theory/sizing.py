@@ -1,21 +1,25 @@
-"""Settings for one CUDA card: the profile as it is written where it fits, else the least frugal setting that does.
+"""Settings for one CUDA card: how a step is computed so that it fits, never what it computes.
 
-The order is fixed: the profile's own batch first, then smaller batches with more accumulation (the same rows in every
-update), each with gradient checkpointing, and only then shorter rows, which change what is learned. The loss is the
-fused one throughout (`Profile.step`). Where `labkit.theory.fitting` lists ways and prices, this settles on one.
+The order is fixed: the profile's batch without gradient checkpointing (about a third less arithmetic), the same with
+it, then smaller batches with more accumulation. The rows of every update stay the same and the loss is a mean over all
+of their tokens, so the curve is the same but for rounding, and other rows under the same dropout mask. What changes
+what is learned (shorter rows, a lower rank) is never chosen here; the refusal names it. The loss is the fused one
+throughout (`Profile.step`). Where `labkit.theory.fitting` lists ways and prices, this settles on one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from labkit.errors import LabError
-from labkit.models.methods import Step
-from labkit.models.profiles import Profile, cuda_dtype
-from labkit.models.shapes import shape_of
-from labkit.theory.fitting import GIB, RESERVE_GIB, SHORTEST, Words, fillable_bytes
+from labkit.models.profiles import AMPERE, Profile, cuda_dtype, settled_method
+from labkit.models.shapes import ModelShape, shape_of
+from labkit.theory.fitting import GIB, OF_A_RUN, RESERVE_GIB, Change, Way, Words, fillable_bytes, ways_to_fit
 from labkit.theory.memory import predict
+
+SETTLED = ("dtype", "batch", "accumulation", "checkpointing")  # the fields of a profile that `fit` may replace
+WAYS = 3  # in a message; `labkit memory --gpu` lists more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,87 +27,130 @@ class Choice:
     """What `fit` settled on.
 
     Attributes:
-        profile: the profile with its element type, batch, accumulation and, as the last resort, length replaced.
-        checkpointing: what `labkit.training.recipe.build_trainer` takes under this name.
+        profile: the profile with `SETTLED` as it should run.
         peak_allocated_bytes: predicted peak of a step with these settings.
-        reasons: each setting that was tried before and did not fit, with its numbers, in English and in Chinese.
-        price: what the choice takes from what is learned, in English and in Chinese; None where nothing.
+        free_bytes: of the card, as given.
+        reasons: why each setting is not the one tried before it, in English and in Chinese.
     """
 
     profile: Profile
-    checkpointing: bool
     peak_allocated_bytes: int
+    free_bytes: int
     reasons: tuple[Words, ...]
-    price: Words | None = None
+
+    @property
+    def words(self) -> Words:
+        """What was chosen and why, in English and in Chinese."""
+        chosen = self.profile
+        size = f"{chosen.batch} x {chosen.accumulation}"
+        peak, free = (f"{n_bytes / GIB:.2f} GiB" for n_bytes in (self.peak_allocated_bytes, self.free_bytes))
+        english = (
+            f"settings for this GPU: {chosen.dtype}, batch x accumulation {size}, rows of {chosen.seq_len:,} tokens, "
+            f"{_checkpointing(chosen)[0]}: predicted peak {peak} of {free} free"
+        )
+        chinese = (
+            f"本机显卡的设置：{chosen.dtype}，批大小 x 梯度累积 = {size}，每条 {chosen.seq_len:,} 个词元，"
+            f"{_checkpointing(chosen)[1]}：预测峰值 {peak}，空闲 {free}"
+        )
+        why = tuple(zip(*self.reasons, strict=True)) or ((), ())
+        return "; ".join([english, *why[0]]), "；".join([chinese, *why[1]])
 
 
-def fit(profile: Profile, *, free_bytes: int, capability: tuple[int, int], checkpointing: bool = True) -> Choice:
+def fit(
+    profile: Profile,
+    *,
+    free_bytes: int,
+    capability: tuple[int, int],
+    shape: ModelShape | None = None,
+    fixed: Collection[str] = (),
+) -> Choice:
     """The first setting, in the order of this module, whose predicted peak and `RESERVE_GIB` are free on the card.
 
     Args:
         profile: what would run; batch x accumulation stays as it is, an element type other than ``auto`` too.
         free_bytes: as `torch.cuda.mem_get_info` says before anything is loaded.
         capability: CUDA compute capability; bfloat16 from 8.0 on, float16 below.
-        checkpointing: True begins as the recipe does on a GPU; False first tries to do without at the profile's batch,
-            which saves about a third of the arithmetic.
+        shape: of the model; default: the profile's.
+        fixed: those of `SETTLED` that stay as they are; ``batch`` and ``accumulation`` stay together.
 
     Raises:
-        LabError: not even one row of the shortest length fits; or see `labkit.theory.memory.predict`.
+        LabError: no setting fits, with both numbers and what would; or see `labkit.theory.memory.predict`.
     """
-    dtype = cuda_dtype(capability) if profile.dtype == "auto" else profile.dtype
-    method = replace(profile.method, dtype=dtype)
-    reasons: list[Words] = []
-    for step in _steps(profile, checkpointing):
-        peak = predict(shape_of(profile.model), method, step).peak_allocated_bytes
+    shape, reasons = shape or shape_of(profile.model), []
+    if profile.dtype == "auto":
+        profile = replace(profile, dtype=cuda_dtype(capability))
+        reasons += [_no_bfloat16(capability)] if tuple(capability) < AMPERE else []
+    for tried in _splits(profile, fixed):
+        peak = predict(shape, settled_method(tried), tried.step).peak_allocated_bytes
         if peak <= fillable_bytes(free_bytes):
-            return Choice(
-                profile=_settled(profile, step, dtype),
-                checkpointing=step.checkpointing,
-                peak_allocated_bytes=peak,
-                reasons=tuple(reasons),
-                price=_price(profile, step),
-            )
-        reasons.append(_reason(step, peak, free_bytes))
-    given = f"{profile.model}, {method.kind}, {free_bytes / GIB:.2f} GiB free"
-    rule = f"no setting fits beside the {RESERVE_GIB:g} GiB that should stay free; the last was {reasons[-1][0]}"
-    fix = "stop other programs on the GPU (nvidia-smi), use a larger GPU, or a smaller model (LABKIT_PROFILE=laptop)"
-    raise LabError(given, rule, fix)
+            found = {"peak_allocated_bytes": peak, "free_bytes": free_bytes, "reasons": tuple(reasons)}
+            return Choice(profile=tried, **found)
+        reasons.append(_too_large(tried, peak))
+    needs = f"a step needs {peak / GIB:.2f} GiB by prediction, {RESERVE_GIB:g} GiB should stay free"
+    rule = f"{needs}, and the GPU has {free_bytes / GIB:.2f} GiB free"
+    ways = advice(shape, tried, free_bytes=free_bytes)
+    fix = f"{ways}; or stop other programs on the GPU (nvidia-smi); or force it (--force, force=True)"
+    raise LabError(in_short(shape, tried), rule, fix)
 
 
-def _steps(profile: Profile, checkpointing: bool) -> Iterator[Step]:
-    """The settings from the least to the most frugal: each needs at most as much memory as the one before."""
-    if not checkpointing:
-        yield replace(profile.step, checkpointing=False)
-    for batch in range(profile.batch, 0, -1):
+def _splits(profile: Profile, fixed: Collection[str]) -> Iterator[Profile]:
+    """The profile with its rows of an update split in every way on offer, from the least to the most frugal."""
+    choices = (profile.checkpointing,) if "checkpointing" in fixed else (False, True)
+    whole = "batch" in fixed or "accumulation" in fixed
+    sizes = [profile.batch] if whole else range(profile.batch, 0, -1)
+    if len(choices) == 2:
+        yield replace(profile, checkpointing=False)
+    for batch in sizes:
         if profile.rows_per_step % batch == 0:
-            yield replace(profile.step, batch=batch, checkpointing=True)
-    length = profile.seq_len // 2
-    while length >= SHORTEST:
-        yield replace(profile.step, batch=1, seq_len=length, checkpointing=True)
-        length //= 2
+            times = profile.rows_per_step // batch
+            yield replace(profile, batch=batch, accumulation=times, checkpointing=choices[-1])
 
 
-def _settled(profile: Profile, step: Step, dtype: str) -> Profile:
-    accumulation = profile.rows_per_step // step.batch
-    return replace(profile, dtype=dtype, batch=step.batch, accumulation=accumulation, seq_len=step.seq_len)
-
-
-def _reason(step: Step, peak_bytes: int, free_bytes: int) -> Words:
-    """A setting that does not fit: what it needs with the reserve, of what is free."""
-    numbers = (f"{peak_bytes / GIB + RESERVE_GIB:.2f}", f"{free_bytes / GIB:.2f}")
-    english = (
-        f"batch {step.batch} of {step.seq_len:,} tokens {'with' if step.checkpointing else 'without'} checkpointing"
-    )
-    chinese = f"批大小 {step.batch}、长度 {step.seq_len:,}、{'开' if step.checkpointing else '不开'}梯度检查点"
-    return f"{english}: {numbers[0]} of {numbers[1]} GiB", f"{chinese}：需要 {numbers[0]} GiB，空闲 {numbers[1]} GiB"
-
-
-def _price(profile: Profile, step: Step) -> Words | None:
-    if step.seq_len == profile.seq_len:
-        return None
-    cut = f"{step.seq_len:,}", f"{profile.seq_len:,}"
+def _checkpointing(profile: Profile) -> Words:
     return (
-        f"{cut[0]} tokens in place of {cut[1]}: longer examples are cut (or refused, by `labkit sft`), "
-        "which changes what is learned",
-        f"长度从 {cut[1]} 减到 {cut[0]}：更长的样本会被截断（`labkit sft` 则会拒绝），学到的内容会变",
+        ("with checkpointing", "开梯度检查点") if profile.checkpointing else ("without checkpointing", "不开梯度检查点")
     )
+
+
+def _no_bfloat16(capability: tuple[int, int]) -> Words:
+    number = ".".join(map(str, capability))
+    return f"compute capability {number} has no bfloat16 units", f"计算能力 {number}，没有 bfloat16 运算单元"
+
+
+def _too_large(tried: Profile, peak_bytes: int) -> Words:
+    """A setting that does not fit, and what it needs with the reserve."""
+    needs, (english, chinese) = f"{peak_bytes / GIB + RESERVE_GIB:.2f} GiB", _checkpointing(tried)
+    return (
+        f"batch {tried.batch} {english} would need {needs} with the reserve",
+        f"批大小 {tried.batch}、{chinese}，连同预留需要 {needs}",
+    )
+
+
+def in_short(shape: ModelShape, profile: Profile) -> str:
+    """The run in short, for a message."""
+    return f"{shape.name}, {profile.method.kind}, batch={profile.batch}, seq_len={profile.seq_len}"
+
+
+def advice(shape: ModelShape, profile: Profile, *, free_bytes: int) -> str:
+    """The cheapest changes of a run after which a step fits into ``free_bytes``, less the reserve, in words."""
+    room = fillable_bytes(free_bytes)
+    ways = ways_to_fit(shape, settled_method(profile), profile.step, room_bytes=room, limit=WAYS, only=OF_A_RUN)
+    if not ways:
+        return "no two changes make it fit: use a smaller model (LABKIT_PROFILE=laptop) or a larger GPU"
+    return "; or ".join(_way_text(way, profile) for way in ways)
+
+
+def _way_text(way: Way, profile: Profile) -> str:
+    return " and ".join(f"{_argument(change, profile)} ({_price(change)})" for change in way.changes)
+
+
+def _argument(change: Change, profile: Profile) -> str:
+    """A change as the argument of a run: a smaller batch comes with the accumulation that keeps the update."""
+    text = f"{change.field}={change.value!r}"
+    if change.field == "batch":
+        text += f", accumulation={profile.rows_per_step // change.value}"
+    return text
+
+
+def _price(change: Change) -> str:
+    return "longer rows are refused" if change.field == "seq_len" else change.price[0]

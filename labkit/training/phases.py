@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from labkit.files import writing
 from labkit.models.profiles import Profile, settled_method
 from labkit.models.shapes import ModelShape
+from labkit.theory.sizing import SETTLED
 from labkit.training import evaluate, processes
 from labkit.training.checkpoints import save_trained
 from labkit.training.constraints import violations
@@ -25,7 +26,8 @@ from labkit.training.kept import identity
 from labkit.training.measure import Meter
 from labkit.training.record import RunRecord, hardware, versions
 from labkit.training.resume import State
-from labkit.training.room import free_cuda_memory, out_of_memory, refuse_small_gpu
+from labkit.training.room import free_cuda_memory, out_of_memory
+from labkit.training.settle import as_begun, settled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,7 +53,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.date = datetime.now(UTC).isoformat(timespec="seconds")
-        self.started = time.perf_counter()  # fetching the weights and saving are in the total, and in no phase
+        self.started = time.perf_counter()
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[Meter]:
@@ -68,16 +70,25 @@ class Run:
         several = {"processes": processes.count()} if processes.count() > 1 else {}
         return identity(self.profile, rows, seed=self.seed, truncate=self.truncate) | several
 
-    def check(self, shape: ModelShape, *, force: bool) -> None:
+    def check(
+        self, shape: ModelShape, *, fixed: Collection[str] = (), begun: dict[str, Any] | None = None, force: bool
+    ) -> None:
+        """Settle the profile for this machine's GPU, unless ``force``, and refuse what cannot run; see `settled`.
+
+        ``begun``: the settings of the run that is continued, which stay; ``fixed``: fields that were asked for.
+        """
         from labkit.training.loading import capability_of, check_method, default_device, unused_gpus
 
         self.shape = shape
         processes.share(self.profile)  # refuses a batch that cannot be dealt out
         if idle := unused_gpus():
             self.say(f"1 of {idle + 1} GPUs is used; `accelerate launch` uses several, see docs/several-gpus.md")
+        if begun:
+            self.profile, fixed = as_begun(self.profile, begun.get("profile", {}), fixed=fixed), SETTLED
+        if not force and (choice := settled(self.profile, shape=shape, fixed=fixed)):
+            self.profile = choice.profile
+            self.say(choice.words[0] + ("; as the run began" if begun else ""))
         check_method(settled_method(self.profile), capability=capability_of(default_device()))
-        if not force:
-            refuse_small_gpu(shape, self.profile)
 
     def load(self, weights: Weights) -> None:
         from labkit.training.audit import refuse_long_rows
@@ -102,12 +113,15 @@ class Run:
         return done[0]
 
     def before(self, state: State) -> None:
+        state.started = self.started
         if kept := state.kept("before"):
             self.say("the measurement before training is taken from disk")
+            state.earlier = kept["total"]
         else:
             with self.phase("before"):
                 scores, texts = self._explaining(self._scores, phase="before")
-            kept = state.keep("before", {"scores": scores, "texts": texts, "seconds": self.seconds["before"]})
+            times = {"seconds": self.seconds["before"], "total": state.total()}
+            kept = state.keep("before", {"scores": scores, "texts": texts, **times})
         self.seconds["before"] = kept["seconds"]
         self.scores_before, self.texts_before = kept["scores"], kept["texts"]
         self.tell("before", self.scores_before)
@@ -132,7 +146,7 @@ class Run:
             trainer = self._explaining(build, phase="load")
             built = meter.seconds
             error = out_of_memory(lambda: state.train(trainer), self.shape, self.profile)
-        self.model, self.used = trainer.model, state.used
+        self.model, self.used, self.total = trainer.model, state.used, state.total
         self.seconds["train"] = round(built + self.used.seconds, 2)
         self.curve = [curve_point(log) for log in trainer.state.log_history if "loss" in log]
         if error and not self.curve:
@@ -176,7 +190,7 @@ class Run:
         return {"heldout_loss": loss, "loss_tokens": tokens, "follow": report and asdict(report)}, texts
 
     def _record(self, scores: dict[str, Any] | None, texts: list[str] | None, *, error: str | None = None) -> RunRecord:
-        self.seconds["total"] = round(time.perf_counter() - self.started, 2)
+        self.seconds["total"] = round(self.total(), 2)  # with fetching the weights and saving, which are in no phase
         return RunRecord(
             settings=self._settings(),
             versions=versions(),

@@ -50,17 +50,29 @@ def share(profile: Profile) -> tuple[int, int]:
 
 
 def from_first(value: Any) -> Any:
-    """What the first process has as ``value``, for all; each must call it, once torch's processes know each other."""
+    """What the first process has as ``value``, for all; each must call it."""
     if count() == 1:
         return value
     from accelerate.utils import broadcast_object_list
 
+    meet()
     return broadcast_object_list([value])[0]
 
 
+def least(value: Any) -> Any:
+    """The smallest ``value`` that a process has, for all; each must call it."""
+    if count() == 1:
+        return value
+    from accelerate.utils import gather_object
+
+    meet()
+    return min(gather_object([value]))
+
+
 def meet() -> None:
-    """Wait until every process is here."""
+    """Wait until every process is here; the first time makes torch's processes known to each other."""
     if count() > 1:
+        import torch
         from accelerate import PartialState
 
-        PartialState().wait_for_everyone()
+        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()

@@ -45,7 +45,6 @@ def sft_config(
     *,
     seed: int = 0,
     device: str | None = None,
-    checkpointing: bool | None = None,
 ) -> SFTConfig:
     """TRL's settings for ``profile``, every trap's switch said in full.
 
@@ -54,7 +53,6 @@ def sft_config(
         out_dir: TRL demands one; nothing is written there (for checkpoints see `labkit.training.resume`).
         seed: seeds the adapter's init, the dropout and the order of rows.
         device: ``cpu`` or ``cuda:0``; None chooses as `loading.default_device`.
-        checkpointing: recompute activations in the backward pass; None means on a GPU, where memory is what is scarce.
     """
     from trl import SFTConfig
 
@@ -76,7 +74,7 @@ def sft_config(
             **mixed_precision(settled_method(profile)),
             average_tokens_across_devices=True,  # several processes: the loss is per token of the step, not of a share
             ddp_find_unused_parameters=False,  # everything that trains is used in every step
-            gradient_checkpointing=not on_cpu if checkpointing is None else checkpointing,
+            gradient_checkpointing=profile.checkpointing,
             gradient_checkpointing_kwargs={"use_reentrant": False},
             dataloader_pin_memory=not on_cpu,
             seed=seed,
@@ -109,7 +107,6 @@ def build_trainer(
     *,
     seed: int = 0,
     truncate: bool = False,
-    checkpointing: bool | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> SFTTrainer:
     """A trainer for ``profile``'s method on ``examples``, checked by `audit`; call its ``train()``.
@@ -122,7 +119,6 @@ def build_trainer(
         out_dir: see `sft_config`.
         seed: see `sft_config`.
         truncate: cut rows that are longer than ``profile.seq_len`` tokens, instead of refusing them.
-        checkpointing: see `sft_config`.
         callbacks: transformers callbacks, e.g. `Progress`.
 
     Raises:
@@ -138,7 +134,7 @@ def build_trainer(
     with quiet():
         trainer = SFTTrainer(
             model=_prepared(model, method),
-            args=sft_config(profile, out_dir, seed=seed, device=str(model.device), checkpointing=checkpointing),
+            args=sft_config(profile, out_dir, seed=seed, device=str(model.device)),
             train_dataset=Dataset.from_list([to_messages(example) for example in examples]),
             processing_class=tokenizer,
             peft_config=lora_config(method) if method.uses_adapters else None,

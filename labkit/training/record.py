@@ -33,8 +33,9 @@ class RunRecord:
         versions: of Python and the packages.
         hardware: processor, cores, memory, GPU or None.
         date: when the run began, UTC, ISO 8601.
-        seconds: wall-clock time by phase: load, before, train, after; ``train`` counts all sittings of a resumed run.
-            ``total`` adds fetching the weights and saving, and is of the last sitting alone.
+        seconds: wall-clock time by phase: load, before, train, after; ``train`` counts all sittings of a resumed run,
+            without what was lost after the last checkpoint. So does ``total``, which adds fetching the weights, saving,
+            and loading again in every sitting.
         trained_tokens: tokens that went through training, prompts included, padding not.
         tokens_per_s: trained_tokens by the seconds of the phase train.
         peak_memory: see `measure.peak_memory`; of the phase train with CUDA, of the whole process without.

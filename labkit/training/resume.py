@@ -53,16 +53,24 @@ class Used:
         seconds: of training, without what was lost after the last checkpoint.
         peak_memory: see `labkit.training.measure.peak_memory`; the largest of all sittings.
         resumed: the steps after which it was continued.
+        total: seconds of everything so far, see `State.total`.
     """
 
     seconds: float = 0.0
     peak_memory: dict[str, int] = field(default_factory=dict)
     resumed: list[int] = field(default_factory=list)
+    total: float = 0.0
 
-    def after(self, seconds: float, peak_memory: dict[str, int]) -> Used:
-        """The same with another sitting of ``seconds`` added."""
+    def after(self, seconds: float, peak_memory: dict[str, int], *, total: float) -> Used:
+        """The same with another sitting that trained for ``seconds``, and the new ``total``."""
         peaks = {name: max(size, self.peak_memory.get(name, 0)) for name, size in peak_memory.items()}
-        return Used(round(self.seconds + seconds, 3), peaks, self.resumed)
+        return Used(round(self.seconds + seconds, 3), peaks, self.resumed, round(total, 3))
+
+
+def begun_settings(out: Path | str) -> dict[str, Any] | None:
+    """The settings of the unfinished run into ``out``; None where no training was saved."""
+    folder = state_folder(out)
+    return read_json(folder / SETTINGS_FILE) if checkpoints(folder) else None
 
 
 def progress_at(checkpoint: Path | None) -> Used:
@@ -75,11 +83,23 @@ def progress_at(checkpoint: Path | None) -> Used:
 
 @dataclass
 class State:
-    """The unfinished state of one run, held by this process alone; ``used`` counts all its sittings."""
+    """The unfinished state of one run, held by this process alone.
+
+    Attributes:
+        used: by all its sittings.
+        started: when this sitting began, by `time.perf_counter`.
+        earlier: seconds of the sittings before this one, up to what of their work is used again.
+    """
 
     folder: Path
     say: Say = print
     used: Used = field(default_factory=Used)
+    started: float = field(default_factory=time.perf_counter)
+    earlier: float = 0.0
+
+    def total(self) -> float:
+        """Seconds of all sittings until now, without what was lost after the last checkpoint."""
+        return self.earlier + time.perf_counter() - self.started
 
     def keep(self, name: str, value: Any) -> Any:
         """Write ``value`` as ``name``.json, atomically, and return it."""
@@ -102,9 +122,10 @@ class State:
         found = self._find(trainer.args.max_steps) if processes.is_first() else None
         checkpoint = processes.from_first(found)
         before, began = progress_at(checkpoint), time.perf_counter()
+        self.earlier = max(self.earlier, before.total)
 
         def count() -> Used:
-            self.used = before.after(time.perf_counter() - began, peak_memory())
+            self.used = before.after(time.perf_counter() - began, peak_memory(), total=self.total())
             return self.used
 
         trainer.args.output_dir, trainer.args.save_strategy = str(self.folder), SaveStrategy.STEPS

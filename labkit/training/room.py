@@ -1,4 +1,4 @@
-"""Whether a run fits the GPU: asked before loading, and explained where the GPU ran out of memory all the same."""
+"""A GPU that ran out of memory although the step was predicted to fit: what was where, and what would help."""
 
 from __future__ import annotations
 
@@ -9,62 +9,12 @@ from typing import Any
 from labkit.errors import LabError
 from labkit.models.profiles import Profile, settled_method
 from labkit.models.shapes import ModelShape
-from labkit.theory.fitting import GIB, OF_A_RUN, RESERVE_GIB, Change, Way, fillable_bytes, ways_to_fit
+from labkit.theory.fitting import GIB, RESERVE_GIB
 from labkit.theory.memory import moments, predict
+from labkit.theory.sizing import advice, in_short
 from labkit.training.evaluate import ANSWER_BATCH, LOSS_BATCH
 
 MEASUREMENTS = ("before", "after")  # phases of a run that train nothing
-WAYS = 3  # in a message; `labkit memory --gpu` lists more
-
-
-def refuse_small_gpu(shape: ModelShape, profile: Profile) -> None:
-    """Compare the predicted peak of a training step, and a reserve, with the GPU's free memory.
-
-    Raises:
-        LabError: the step would not fit, with both numbers and the cheapest changes that help; or there is no GPU and
-            the profile needs one.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        if profile.needs_cuda:
-            rule = "it needs a CUDA GPU, and torch sees none: a CPU is too slow for this model"
-            fix = "use the profile laptop, or force it (--force, force=True)"
-            raise LabError(f"profile={profile.name!r}", rule, fix)
-        return
-    free, _ = torch.cuda.mem_get_info()
-    peak = predict(shape, settled_method(profile), profile.step).peak_allocated_bytes
-    if peak > fillable_bytes(free):
-        needs = f"a step needs {peak / GIB:.1f} GiB by prediction, {RESERVE_GIB:g} GiB should stay free"
-        rule = f"{needs}, and the GPU has {free / GIB:.1f} GiB free"
-        fix = f"{advice(shape, profile, free_bytes=free)}; or stop other programs on the GPU, or --force it"
-        raise LabError(given(shape, profile), rule, fix)
-
-
-def given(shape: ModelShape, profile: Profile) -> str:
-    """The run in short, for a message."""
-    return f"{shape.name}, {profile.method.kind}, batch={profile.batch}, seq_len={profile.seq_len}"
-
-
-def advice(shape: ModelShape, profile: Profile, *, free_bytes: int) -> str:
-    """The cheapest changes of a run after which a step fits into ``free_bytes``, less the reserve, in words."""
-    room = fillable_bytes(free_bytes)
-    ways = ways_to_fit(shape, settled_method(profile), profile.step, room_bytes=room, limit=WAYS, only=OF_A_RUN)
-    if not ways:
-        return "no two changes make it fit: use a smaller model or a larger GPU"
-    return "; or ".join(_way_text(way, profile) for way in ways)
-
-
-def _way_text(way: Way, profile: Profile) -> str:
-    return " and ".join(f"{_argument(change, profile)} ({change.price[0]})" for change in way.changes)
-
-
-def _argument(change: Change, profile: Profile) -> str:
-    """A change as the argument of a run: a smaller batch comes with the accumulation that keeps the update."""
-    text = f"{change.field}={change.value!r}"
-    if change.field == "batch":
-        text += f", accumulation={profile.accumulation * profile.batch // change.value}"
-    return text
 
 
 def out_of_memory(
@@ -98,7 +48,7 @@ def explained(error: BaseException, shape: ModelShape, profile: Profile, *, phas
     else:
         fix = advice(shape, profile, free_bytes=_tighter(shape, profile))
     rule = f"the GPU ran out of memory in the phase {phase} ({_first_line(error)}); {there}"
-    return LabError(given(shape, profile), rule, fix)
+    return LabError(in_short(shape, profile), rule, fix)
 
 
 def phase_of(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from labkit.training.data import PUBLIC_SETS, Example, load
 from labkit.training.draft import draft_folder
 from labkit.training.phases import OnEvent, Run
 from labkit.training.record import RECORD_FILE, RunRecord, read_record
-from labkit.training.resume import differences, finish, state_folder, unfinished
+from labkit.training.resume import begun_settings, differences, finish, state_folder, unfinished
 from labkit.training.saves import disk_bytes
 
 if TYPE_CHECKING:
@@ -87,17 +87,21 @@ def run_sft(
 
     ``out`` then holds ``adapter/`` (``model/`` for full fine-tuning), ``record.json`` and ``samples.md``.
 
+    On a GPU element type, batch with accumulation and checkpointing are settled by the memory that is free there (see
+    `labkit.theory.sizing`), said as a note, and recorded; what ``changes`` name stays.
+
     Args:
         profile: a profile or its name.
         out: a folder that does not exist yet, or is empty; with ``resume`` it may hold the finished run already.
         seed: the same seed on the same machine gives the same curve.
-        resume: continue the run that was going on there, return the record if it is finished, start it otherwise.
-        force: train even where the GPU is too small by prediction.
+        resume: continue the run that was going on there, with the settings that it began with; return the record if it
+            is finished; start it otherwise.
+        force: settle nothing, and train even where the GPU is too small by prediction.
         truncate: cut rows longer than ``seq_len`` tokens instead of refusing them.
         weights: the base model's files; None finds or downloads the profile's.
         rows: training and held-out examples; None loads the profile's.
         on_event: called with ``"phase"`` {name}, ``"step"`` {step, loss, ...}, ``"before"`` and ``"after"`` {...}, and
-            ``"note"`` {text}: what is reused and what was damaged (printed without ``on_event``).
+            ``"note"`` {text}: what was settled, what is reused and what was damaged (printed without ``on_event``).
         bar: show a progress bar on standard error while training.
         changes: see `adjusted`.
 
@@ -105,19 +109,22 @@ def run_sft(
         LabError: bad input, an unusable ``out``, rows that are too long, a GPU that is too small by prediction; a run
             that goes on in ``out`` already, or was begun there with other settings.
     """
-    profile = adjusted(profile_of(profile) if isinstance(profile, str) else profile, **changes)
+    profile, out = adjusted(profile_of(profile) if isinstance(profile, str) else profile, **changes), Path(out)
     limit_threads(profile)
     tell = _print_notes if on_event is None else on_event
     tell = tell if processes.is_first() else _tell_nobody
+    finished = _finished(out) if resume else None
+    begun = finished.settings if finished else begun_settings(out) if resume else None
     run = Run(profile=profile, seed=seed, truncate=truncate, bar=bar and processes.is_first(), tell=tell)
-    shape, out = shape_of(str(weights.folder) if weights else profile.model), Path(out)
-    run.check(shape, force=force)
+    shape = shape_of(str(weights.folder) if weights else profile.model)
+    run.check(shape, fixed=changes, begun=begun, force=force or finished is not None)
     run.train_rows, run.heldout_rows = rows or (rows_of(profile, "train"), rows_of(profile, "heldout"))
     with unfinished(state_folder(out), run.identity(), resume=resume, say=run.say) as state:
-        if resume and (record := _finished(out, run)):
+        if finished:
+            _compare(finished, run, out)
             finish(state)
-            return record
-        needed = saved_bytes(shape, profile) + disk_bytes(shape, profile)
+            return finished
+        needed = saved_bytes(shape, run.profile) + disk_bytes(shape, run.profile)
         with draft_folder(out, needed_bytes=needed, replace=resume and _broken_off(out)) as draft:
             run.load(weights or located(profile))
             run.before(state)
@@ -127,20 +134,24 @@ def run_sft(
         return record
 
 
-def _finished(out: Path, run: Run) -> RunRecord | None:
-    """The record of the finished run in ``out``, if there is one.
+def _finished(out: Path) -> RunRecord | None:
+    """The record of the finished run in ``out``, if there is one."""
+    if not (out / RECORD_FILE).is_file() or (record := read_record(out)).error:
+        return None
+    return record
+
+
+def _compare(finished: RunRecord, run: Run, out: Path) -> None:
+    """Whether the run in ``out`` is the one that was asked for.
 
     Raises:
         LabError: it had other settings.
     """
-    if not (out / RECORD_FILE).is_file() or (record := read_record(out)).error:
-        return None
-    asked = {name: value for name, value in run.identity().items() if name in record.settings}
-    if changes := differences({name: record.settings[name] for name in asked}, asked):
+    asked = {name: value for name, value in run.identity().items() if name in finished.settings}
+    if changes := differences({name: finished.settings[name] for name in asked}, asked):
         rule = f"the finished run there has other settings: {'; '.join(changes)}"
         raise LabError(str(out), rule, "name another folder")
-    run.say(f"{out} is finished already (begun {record.date}): its record is used again")
-    return record
+    run.say(f"{out} is finished already (begun {finished.date}): its record is used again")
 
 
 def _broken_off(out: Path) -> bool:

@@ -21,6 +21,7 @@ from labkit.models.methods import Method
 from labkit.models.profiles import limit_threads, settled_method
 from labkit.models.shapes import shape_of
 from labkit.theory.memory import predict
+from labkit.theory.sizing import SETTLED
 from labkit.training import evaluate
 from labkit.training.checkpoints import located
 from labkit.training.evaluate import ANSWER_BATCH, LOSS_BATCH
@@ -28,6 +29,7 @@ from labkit.training.grid import Trial
 from labkit.training.measure import Meter
 from labkit.training.record import hardware, versions
 from labkit.training.run import rows_of
+from labkit.training.settle import settled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,7 +84,8 @@ def run_trial(trial: Trial, *, weights: Weights | None = None, rows: tuple | Non
         ``_after`` (nats per answer token, of ``heldout_tokens`` tokens), ``constraint_rate_before`` and ``_after`` (of
         ``constraint_rows``; None where it was not asked for), ``curve`` (the training loss by step), ``tokens``
         (trained, without padding), ``seconds`` by phase (0 where the process had it already), ``peak_memory`` (see
-        `measure.peak_memory`, of the training; and ``predicted_bytes`` in closed form), ``computed_in``, ``versions``,
+        `measure.peak_memory`, of the training; and ``predicted_bytes`` in closed form), ``computed_in``, ``split``
+        (``batch``, ``accumulation`` and ``checkpointing`` as settled for this machine's GPU), ``versions``,
         ``hardware``, ``date`` (UTC), ``error`` (None, or one line: then what is missing is None).
     """
     run = _Run(trial)
@@ -104,6 +107,12 @@ class _Run:
         self.method = settled_method(trial.profile)
         self.row = blank_row(trial) | {"computed_in": self.method.dtype, "versions": versions(), "hardware": hardware()}
 
+    def settle(self, weights: Weights) -> None:
+        """A trial is named by what it asks for; how this machine's GPU splits its rows stands in the row."""
+        if choice := settled(self.profile, shape=shape_of(str(weights.folder))):
+            self.profile = choice.profile
+        self.row["split"] = {name: getattr(self.profile, name) for name in SETTLED if name != "dtype"}
+
     def phase(self, name: str, work: Callable[[], Any]) -> Any:
         with Meter() as meter:
             result = work()
@@ -117,6 +126,7 @@ class _Run:
 
         with quiet(), tempfile.TemporaryDirectory() as folder:
             weights = weights or located(self.profile)
+            self.settle(weights)
             train_rows, heldout = rows or (rows_of(self.profile, "train"), rows_of(self.profile, "heldout"))
             base = self.phase("load", lambda: _base(weights, self.method))
             self._score(self.phase("before", lambda: self._scores_before(base, heldout)), "before")
@@ -160,8 +170,7 @@ class _Run:
 
     def _count(self, model: Any, weights: Weights) -> None:
         self.row["trainable_params"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        step = replace(self.profile.step, checkpointing=model.device.type != "cpu")  # as `recipe.sft_config` chooses
-        prediction = predict(shape_of(str(weights.folder)), self.method, step)
+        prediction = predict(shape_of(str(weights.folder)), self.method, self.profile.step)
         self.row["peak_memory"]["predicted_bytes"] = prediction.peak_allocated_bytes
 
     def _train(self, trainer: Any) -> None:

@@ -12,9 +12,17 @@ import transformers
 import labkit
 from labkit.course.lessons import lesson_paths, read_lesson
 from labkit.jsonl import read_rows
+from labkit.models.methods import Step
 from labkit.models.profiles import PROFILES
+from labkit.models.shapes import shape_of
+from labkit.paths import checkout
+from labkit.theory.memory import predict
+from labkit.training import settle
 
 UNTIL = {"04": 'kept("lesson04-after"', "05": "done = run_sweep(", "06": "moved = {"}  # in the last cell that trains
+# What the lesson trains behind that cell, in trainings and in parts of the profile's steps: an exercise's run on as
+# many rows as a short one, the trial whose line is cut off.
+LATER = {"04": (1, 6), "05": (1, 4), "06": (0, 1)}
 REUSED = {
     "04": ["lesson04-before: taken", "lesson04-short: taken", "12 of 12 steps taken", "lesson04-after: taken"],
     "05": ["0 run, 0 failed; 6 taken from"],
@@ -63,12 +71,23 @@ def trains(monkeypatch):
 
 @pytest.fixture(scope="module", params=sorted(UNTIL))
 def once(request, tmp_path_factory):
-    """A lesson that was executed once: its number, what it said, its names, and the folder where it keeps things."""
-    runs = tmp_path_factory.mktemp(f"lesson{request.param}")
+    """A lesson that was executed once: its number, what it said, its names, and the folder where it keeps things.
+
+    Among the names is ``trained``, the number of steps of every training.
+    """
+    runs, trained, train = tmp_path_factory.mktemp(f"lesson{request.param}"), [], transformers.Trainer.train
+
+    def counted(trainer, *arguments, **options):
+        done = train(trainer, *arguments, **options)
+        trained.append(done.global_step)
+        return done
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LABKIT_RUNS", str(runs))
         patch.setattr(labkit, "current_profile", lambda: SMALL)
-        return request.param, *execute(request.param), runs
+        patch.setattr(transformers.Trainer, "train", counted)
+        said, names = execute(request.param)
+    return request.param, said, names | {"trained": trained}, runs
 
 
 @pytest.fixture
@@ -99,6 +118,17 @@ def test_the_second_execution_trains_nothing_and_says_what_it_reused(executed, t
     assert not trains(number)
 
 
+@pytest.mark.parametrize("guide", ["autodl", "colab"])
+def test_the_guides_say_how_much_a_lesson_trains(once, guide):
+    number, _, names, _ = once
+    text = (checkout() / "docs" / f"{guide}.md").read_text(encoding="utf-8")
+    said = {"steps": SMALL.steps}
+    exec("\n".join(line for line in text.splitlines() if line.startswith("todo ")), said)
+    times, part = LATER[number]
+    counted = len(names["trained"]) + times, sum(names["trained"]) + times * (SMALL.steps // part)
+    assert said["todo"][number] == counted
+
+
 def test_force_trains_again(executed, trains):
     number, *_ = executed
     assert trains(number, ("force = False", "force = True"))
@@ -118,3 +148,17 @@ def test_a_damaged_file_is_made_again(executed, trains):
     for path in damaged:
         path.write_bytes(path.read_bytes()[:-9])
     assert trains(number)
+
+
+def test_on_a_gpu_a_restart_keeps_the_settings_that_the_lesson_began_with(trains, tmp_path, monkeypatch):
+    """The card is faked: first it has room for two rows at a time, after the restart for everything."""
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path))
+    monkeypatch.setattr(labkit, "current_profile", lambda: SMALL)
+    two = predict(shape_of(SMALL.model), SMALL.method, Step(batch=2, seq_len=SMALL.seq_len)).peak_allocated_bytes
+    monkeypatch.setattr(settle, "own_card", lambda: (two + 2**30, (7, 5)))
+    said, names = execute("04")
+    assert "batch x accumulation 2 x 4" in said and "batch 4 with checkpointing would need" in said
+    assert (names["here"].peak_allocated_bytes, names["trainer"].args.per_device_train_batch_size) == (two, 2)
+    monkeypatch.setattr(settle, "own_card", lambda: (2**40, (7, 5)))
+    assert not trains("04")
+    assert trains("04", ("force = False", "force = True"))

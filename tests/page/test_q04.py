@@ -3,8 +3,12 @@ import math
 import pytest
 import torch
 
-from labkit.page.exercises import judge
+from labkit.course.grading.hidden import load_hidden
+from labkit.course.grading.rubric import instructor_folder
+from labkit.models.profiles import PROFILES
+from labkit.page.exercises import Wrong, judge
 from labkit.page.questions import q04
+from labkit.theory.sizing import fit
 from labkit.training.data import Example, to_messages
 from labkit.training.template import CHATML
 
@@ -120,3 +124,13 @@ def test_patients_a_and_b_hold_the_healthy_tokens_with_other_labels():
         assert [token for token, _ in patients[name]][: len(healthy)] == healthy
     assert dict(patients["A"][-3:]) == {"<|im_end|>": "-100"}
     assert [label for _, label in patients["B"]] == [label for _, label in patients["C"]][1:-1]
+
+
+@pytest.mark.parametrize("free_gib", [79, 14.6, 3.6, 3.1])
+def test_an_honest_run_on_a_small_card_has_its_profiles_row_budget(free_gib):
+    """Lesson 04 counts rows of an update; a smaller batch with more accumulation has as many."""
+    profile = fit(PROFILES["gpu"], free_bytes=int(free_gib * 2**30), capability=(7, 5)).profile
+    check = load_hidden(instructor_folder() / "hidden")["q4_4"].also
+    check(RUN | {"row_budget": (profile.steps // 6) * profile.rows_per_step})
+    with pytest.raises(Wrong, match="no profile"):
+        check(RUN | {"row_budget": (profile.steps // 6) * 3})

@@ -20,14 +20,16 @@ def bare(tmp_path, monkeypatch):
     stand_in.write_text(
         "import importlib.util, subprocess, sys, types\n"
         "real = importlib.util.find_spec\n"
-        "installed = []\n"
         "def find_spec(name, *rest):\n"
         "    return real(name, *rest) if name != 'labkit' else None\n"
         "importlib.util.find_spec = find_spec\n"
-        "def run(command, check):\n"
+        "def run(command, **options):\n"
         "    print('PIP', *command[3:])\n"
         "    fake = types.ModuleType('labkit'); fake.start = lambda lang: print('START', lang)\n"
+        "    fake.origin = 'site'\n"
         "    sys.modules['labkit'] = fake\n"
+        "    importlib.util.find_spec = lambda name, *rest: fake\n"
+        "    return subprocess.CompletedProcess(command, 0, '')\n"
         "subprocess.run = run\n"
     )
 
@@ -47,8 +49,8 @@ def bare(tmp_path, monkeypatch):
 def test_the_book_is_installed_and_torch_is_kept(bare, tmp_path):
     done = bare(tmp_path, LABKIT_REPO="git+https://example.org/book")
     assert done.returncode == 0, done.stderr
-    pip, started = done.stdout.splitlines()
-    assert pip.startswith("PIP install -q git+https://example.org/book")
+    _, pip, started = done.stdout.splitlines()
+    assert pip.startswith("PIP install --no-color git+https://example.org/book ")
     for name in ("torch", "numpy"):
         assert f"{name}=={importlib.metadata.version(name)}" in pip
     assert started == "START zh"
@@ -60,13 +62,26 @@ def test_a_checkout_beside_the_notebook_is_used(bare, tmp_path):
     for folder in ("notebooks", "notebooks/zh"):
         (tmp_path / "book" / folder).mkdir(parents=True, exist_ok=True)
         done = bare(tmp_path / "book" / folder)
-        assert done.stdout.startswith(f"PIP install -q {tmp_path / 'book'} "), done.stderr
+        assert f"PIP install --no-color {tmp_path / 'book'} " in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "asked"),
+    [
+        ("https://example.org/owner/book", "git+https://example.org/owner/book"),
+        ('"git+https://example.org/owner/book"', "git+https://example.org/owner/book"),
+        ("https://example.org/labkit-0.1.0-py3-none-any.whl", "https://example.org/labkit-0.1.0-py3-none-any.whl"),
+        (" '/content/drive/MyDrive/the book' ", "/content/drive/MyDrive/the book"),
+    ],
+)
+def test_an_address_is_taken_as_people_paste_it(bare, tmp_path, typed, asked):
+    assert f"PIP install --no-color {asked} torch==" in bare(tmp_path, LABKIT_REPO=typed).stdout
 
 
 def test_without_a_repository_the_way_out_is_named(bare, tmp_path):
     done = bare(tmp_path)
     assert done.returncode == 1
-    assert "Set LABKIT_REPO" in done.stderr
+    assert "%env LABKIT_REPO=" in done.stderr
 
 
 def test_where_labkit_is_installed_nothing_is_installed(tmp_path):
@@ -81,11 +96,11 @@ def test_where_labkit_is_installed_nothing_is_installed(tmp_path):
     assert "profile tiny" in done.stdout
 
 
-def test_a_module_replaced_under_the_kernel_asks_for_a_restart(monkeypatch, capsys):
+def test_a_module_replaced_under_the_kernel_stops_there_and_asks_for_a_restart(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", types.SimpleNamespace(__version__="18.1.0"))
     assert any(name.startswith("pyarrow (18.1.0 -> ") for name in module.stale_modules())
-    module.start("en")
-    assert "RESTART NEEDED" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="RESTART NEEDED: pyarrow"):
+        module.start("en")
 
 
 @pytest.mark.parametrize(

@@ -116,11 +116,12 @@ def trainer_for(load, tokenizer, profile, rows, tmp_path):
     """``trainer_for(kind, **method_options)``: a trainer on the rows, not started."""
     from labkit.training.recipe import build_trainer
 
-    def build(kind: str = "qlora", *, seed: int = 0, examples=rows, steps: int = 3, checkpointing=None, **options):
+    def build(kind: str = "qlora", *, seed: int = 0, examples=rows, steps: int = 3, checkpointing=False, **options):
         method = Method(**({"kind": kind, "rank": 4, "dtype": "float32"} | options))
-        here = dataclasses.replace(profile, method=method, steps=steps, dtype=method.dtype)
+        changes = {"steps": steps, "dtype": method.dtype, "checkpointing": checkpointing}
+        here = dataclasses.replace(profile, method=method, **changes)
         model = load(kind, **options)
-        return build_trainer(model, tokenizer, here, examples, tmp_path / "t", seed=seed, checkpointing=checkpointing)
+        return build_trainer(model, tokenizer, here, examples, tmp_path / "t", seed=seed)
 
     return build
 

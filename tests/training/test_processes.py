@@ -13,7 +13,10 @@ import pytest
 
 from labkit.errors import LabError
 from labkit.files import write_text
+from labkit.models.methods import Step
 from labkit.models.profiles import PROFILES
+from labkit.models.shapes import shape_of
+from labkit.theory.memory import predict
 from labkit.training import loading, processes
 from labkit.training.record import read_record
 from labkit.training.resume import state_folder
@@ -109,6 +112,54 @@ def result(out):
     record = read_record(out)
     trained = (out / "adapter" / "adapter_model.safetensors").read_bytes()
     return trained, record.curve, record.before, record.after
+
+
+def train_on_cards(profile, out, free_bytes, **options):
+    """A run whose process finds its own amount of memory free, and one of two kinds of card."""
+    from labkit.training import settle
+
+    rank = int(os.environ["RANK"])
+    settle.own_card = lambda: (free_bytes[rank], ((8, 9), (7, 5))[rank])
+    train(profile, out, dropout=0.0, **options)
+
+
+def test_all_settle_on_what_fits_the_fullest_card(together, alone, profile, given, tmp_path):
+    shape = shape_of(str(given["weights"].folder))
+    room = {
+        batch: predict(shape, profile.method, Step(batch=batch, seq_len=profile.seq_len)).peak_allocated_bytes
+        for batch in (4, 2)
+    }
+    free_bytes = [room[4] + 2**30, room[2] + 2**30]  # alone, the first would settle on 4 x 1
+    assert together(train_on_cards, profile, tmp_path / "run", free_bytes, **given) == [0, 0]
+    two, one = read_record(tmp_path / "run"), alone()
+    assert [two.settings["profile"][name] for name in ("batch", "accumulation", "checkpointing")] == [2, 2, True]
+    assert [point["tokens"] for point in two.curve] == [point["tokens"] for point in one.curve]
+    for name in ("loss", "grad_norm"):
+        expected = [point[name] for point in one.curve]
+        assert [point[name] for point in two.curve] == pytest.approx(expected, rel=TOLERANCE), name
+
+
+def test_the_fullest_card_decides_for_all(together, tmp_path):
+    assert together(least_of, tmp_path) == [0, 0]
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"(5, (7, 5))"}
+
+
+def least_of(folder):
+    from labkit.training import settle
+
+    rank = int(os.environ["RANK"])
+    settle.own_card = lambda: ((9, 5)[rank], ((7, 5), (8, 0))[rank])
+    (folder / str(rank)).write_text(repr(settle.card()))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 6, 12])
+def test_whatever_is_settled_can_be_dealt_out_if_the_profile_can(monkeypatch, profile, batch):
+    """12 rows: every batch on offer, on every number of processes that divides them."""
+    for n in (1, 2, 3, 4, 6, 12):
+        monkeypatch.setenv("WORLD_SIZE", str(n))
+        asked = dataclasses.replace(profile, batch=batch, accumulation=12 // batch)
+        share = processes.share(asked)
+        assert n * share[0] * share[1] == 12
 
 
 def test_a_run_of_two_is_continued_by_two_with_the_same_bytes_and_by_one_not_at_all(together, profile, given, tmp_path):

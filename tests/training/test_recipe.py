@@ -73,6 +73,36 @@ def test_the_gpu_profile_on_a_t4_and_on_an_a100(monkeypatch, tmp_path, capabilit
     assert trainable_dtype(recipe.settled_method(GPU)) == torch.float32
 
 
+def scaled(trainer):
+    """The trainer as accelerate prepares it on a T4, under float16 autocast with the gradient scaler; on the CPU."""
+    assert (trainer.args.fp16, trainer.args.bf16, trainer.accelerator.mixed_precision) == (True, False, "fp16")
+    trainer.accelerator.scaler, trainer.accelerator.native_amp = torch.amp.GradScaler("cpu"), True
+    return trainer
+
+
+def test_a_t4s_recipe_trains_float32_adapters_on_a_float16_base_through_the_gradient_scaler(trainer_for):
+    trainer = scaled(trainer_for("qlora", dtype="float16", checkpointing=True, steps=8))
+    linear = trainer.model.get_decoder().layers[0].mlp.up_proj.base_layer
+    assert linear.compute_dtype == torch.float16
+    assert trainer.model.get_input_embeddings().weight.dtype == torch.float16
+    before = {name: weight.detach().clone() for name, weight in trainable(trainer.model).items()}
+    assert {weight.dtype for weight in before.values()} == {torch.float32}
+    losses = [log["loss"] for log in _trained(trainer)]
+    assert losses[-1] < 0.9 * losses[0]
+    assert trainer.accelerator.scaler.get_scale() == 65536  # no step was skipped for an overflow
+    assert {weight.dtype for weight in trainable(trainer.model).values()} == {torch.float32}
+    assert not [name for name, weight in trainable(trainer.model).items() if torch.equal(weight, before[name])]
+
+
+def test_float16_adapters_would_stop_in_the_scaler(trainer_for):
+    """So the test above sees the scaler at work."""
+    trainer = scaled(trainer_for("qlora", dtype="float16"))
+    for weight in trainable(trainer.model).values():
+        weight.data = weight.data.half()
+    with pytest.raises(ValueError, match="unscale FP16"):
+        trainer.train()
+
+
 # --- TRL's settings --------------------------------------------------------------------------------------------------
 
 
@@ -86,7 +116,7 @@ def test_settings_on_a_cpu(profile, tmp_path):
 
 
 def test_checkpointing_is_never_reentrant(profile, tmp_path):
-    config = sft_config(profile, tmp_path, device="cpu", checkpointing=True)
+    config = sft_config(dataclasses.replace(profile, checkpointing=True), tmp_path, device="cpu")
     assert config.gradient_checkpointing and config.gradient_checkpointing_kwargs == {"use_reentrant": False}
 
 

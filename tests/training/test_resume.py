@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -64,6 +65,45 @@ def test_a_run_that_breaks_off_at_any_step_ends_as_if_it_had_not(sft, notes, tmp
     assert record.resumed == [2, 6, 7, 12, 13]
     assert result(tmp_path / "run") == result(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
+
+
+def test_the_seconds_of_all_sittings_count_but_not_what_was_lost(sft, monkeypatch):
+    """The clock is put forward: by 100 s between the phases, by 1,000 s in the training, by 10,000 s in a lost step."""
+    shift, real = [0], time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: shift[0] + real())
+
+    def tell(kind, event):
+        shift[0] += {"before": 100}.get(kind, 0)
+        if kind == "step":
+            shift[0] += {3: 1000, 6: 10_000}.get(event["step"], 0)
+            if event["step"] == 6:
+                raise Stop
+
+    with pytest.raises(Stop):
+        sft(on_event=tell)
+    shift[0] += 100_000  # until somebody comes back
+    seconds = sft(on_event=lambda *_: None).seconds
+    assert 1000 < seconds["train"] < 1100 < seconds["total"] < 1200
+    phases = sum(value for phase, value in seconds.items() if phase != "total")
+    assert seconds["total"] >= phases + 100 - 0.1
+    assert seconds["before"] < 100
+
+
+def test_a_measurement_taken_from_disk_brings_its_seconds_along(sft, tmp_path, monkeypatch):
+    """As after SIGKILL: what was measured is there, and no checkpoint yet."""
+    shift, real, state = [0], time.perf_counter, state_folder(tmp_path / "run")
+    monkeypatch.setattr(time, "perf_counter", lambda: shift[0] + real())
+
+    def tell(kind, event):
+        shift[0] += {"phase": 100, "before": 1000}.get(kind, 0)  # at the beginning of load and before; then lost
+        if kind == "before":
+            shutil.copytree(state, tmp_path / "left")
+            raise Stop
+
+    with pytest.raises(Stop):
+        sft(on_event=tell)
+    (tmp_path / "left").rename(state)
+    assert 200 < sft(on_event=lambda *_: None).seconds["total"] < 300
 
 
 @pytest.mark.parametrize("changes", [{"kind": "lora", "dropout": 0.0}, {"kind": "qdora"}, {"kind": "full"}])

@@ -9,7 +9,6 @@ from torch.utils.checkpoint import checkpoint
 from labkit.errors import LabError
 from labkit.models.profiles import PROFILES, settled_method
 from labkit.models.shapes import shape_of
-from labkit.theory.fitting import OF_A_RUN
 from labkit.theory.memory import moments, predict
 from labkit.training import evaluate, room
 from labkit.training.checkpoints import reload
@@ -101,25 +100,6 @@ def test_the_advice_is_cheaper_than_what_failed_even_on_a_large_card(monkeypatch
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: (8, 0))
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda *_: properties)
     assert "batch=4, accumulation=4" in room.explained(caught(run_out), SHAPE, GPU, phase="forward").fix
-
-
-def test_advice_names_only_what_a_run_takes():
-    text = room.advice(SHAPE, GPU, free_bytes=4 * 2**30)
-    assert any(f"{name}=" in text for name in OF_A_RUN)
-    assert "optimizer=" not in text and "model=" not in text
-    assert "no two changes" in room.advice(SHAPE, GPU, free_bytes=2**29)
-
-
-def test_a_refusal_lists_changes_after_which_it_is_not_refused(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: (8, 0))
-    free = 5 * 2**30
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda *_: (free, 16 * 2**30))
-    with pytest.raises(LabError, match="force") as refused:
-        room.refuse_small_gpu(SHAPE, GPU)
-    first = refused.value.fix.split(" (")[0]
-    changes = eval(f"dict({first})")
-    room.refuse_small_gpu(SHAPE, adjusted(GPU, **changes))
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------

@@ -12,11 +12,7 @@ import torch
 from labkit.errors import LabError
 from labkit.models.methods import Method
 from labkit.models.profiles import PROFILES
-from labkit.models.shapes import shape_of
-from labkit.theory.memory import predict
-from labkit.training import phases
 from labkit.training.record import read_record
-from labkit.training.room import refuse_small_gpu
 from labkit.training.run import adjusted, rows_of, run_sft
 
 GPU = PROFILES["gpu"]
@@ -197,38 +193,6 @@ def test_the_profiles_rows_are_there_always_the_same_and_in_its_language(name):
         rows = rows_of(profile, split)
         assert 0 < len(rows) <= limit and rows == rows_of(profile, split)
         assert profile.language in ("both", *{row.language for row in rows})
-
-
-def fake_gpu(monkeypatch, free_bytes):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: (8, 0))
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda *_: (free_bytes, 80 * 2**30))
-
-
-def test_a_gpu_too_small_by_prediction_is_refused_with_both_numbers(monkeypatch):
-    shape = shape_of("qwen3-1.7b")
-    need = predict(shape, GPU.method, GPU.step).peak_allocated_bytes
-    fake_gpu(monkeypatch, need + 2**30 - 1)  # a GiB is kept free
-    with pytest.raises(LabError, match=rf"{need / 2**30:.1f} GiB by prediction.*force"):
-        refuse_small_gpu(shape, GPU)
-    fake_gpu(monkeypatch, need + 2**30)
-    refuse_small_gpu(shape, GPU)
-
-
-def test_a_profile_for_a_gpu_is_refused_without_one_before_anything_is_fetched(monkeypatch, tmp_path):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(LabError, match=r"profile='gpu'.*needs a CUDA GPU.*laptop"):
-        run_sft("gpu", tmp_path / "run")
-    refuse_small_gpu(shape_of("smollm2-135m"), PROFILES["laptop"])
-    assert everything_in(tmp_path) == []
-
-
-def test_force_trains_all_the_same(monkeypatch):
-    run = phases.Run(profile=GPU, seed=0, truncate=False, bar=False, tell=lambda *_: None)
-    fake_gpu(monkeypatch, 1)
-    with pytest.raises(LabError, match="by prediction"):
-        run.check(shape_of("qwen3-1.7b"), force=False)
-    run.check(shape_of("qwen3-1.7b"), force=True)
 
 
 def test_importing_the_run_loads_no_torch():

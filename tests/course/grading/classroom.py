@@ -185,10 +185,17 @@ def answer(notebook, id, source, value, **changes):
 
 
 def as_colab(notebook):
-    """The notebook after a round trip through Colab: nbformat 4.0, no ids, metadata of its own."""
+    """The notebook after a round trip through Colab: nbformat 4.0, no ids, metadata of its own, widgets without state.
+
+    The level "state" is what Colab leaves out: nbconvert and GitHub's viewer ask for it and stop.
+    """
     notebook = copy.deepcopy(notebook)
     notebook["nbformat_minor"] = 0
     notebook["metadata"] = {"colab": {"provenance": []}, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    html = {"model_module": "@jupyter-widgets/controls", "model_name": "HTMLModel", "state": {"value": "moved"}}
+    notebook["metadata"]["widgets"] = {"application/vnd.jupyter.widget-state+json": {"abc": html}}
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "abc"}, "text/plain": ["HTML(value='moved')"]}
+    code_cells(notebook)[0]["outputs"].append({"output_type": "display_data", "metadata": {}, "data": view})
     for place, cell in enumerate(notebook["cells"]):
         cell.pop("id", None)
         cell["metadata"] = {"id": f"x{place}", "colab": {"base_uri": "https://localhost:8080/"}}
