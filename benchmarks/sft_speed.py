@@ -84,7 +84,7 @@ def plain_trainer(profile: Profile, out: Path) -> SFTTrainer:
             lr_scheduler_type="linear",
             warmup_steps=round(0.1 * profile.steps),
             max_length=profile.seq_len,
-            gradient_checkpointing=False,
+            gradient_checkpointing=profile.checkpointing,
             bf16=False,
             use_cpu=True,
             seed=SEED,
