@@ -50,8 +50,9 @@ def of_snr_scan(report):
 def of_sft_speed(report):
     assert report["largest_difference"] <= sft_speed.TOLERANCE
     step, saving = report["cpu_time_of_a_step"]["ratio"], report["cpu_time_with_checkpoints"]
-    memory = report["memory"]
-    return f"same losses; a step {step:.2f} times as long, {saving:.2f} with checkpoints; {memory:.2f} of its memory"
+    took = f"a step {step:.2f} times as long, {saving:.2f} with checkpoints"
+    speed = " against ".join(f"{report['tokens_per_s'][side]:.0f}" for side in sft_speed.SIDES)
+    return f"same losses; {took}: {speed} tokens/s; {report['memory']:.2f} of its memory"
 
 
 def of_sliders(report):
