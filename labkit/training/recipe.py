@@ -176,7 +176,7 @@ def score_answers_only(trainer: SFTTrainer) -> None:
     """Let only the positions that carry loss enter the LM head on a CPU too, as TRL lets them on a GPU.
 
     Without Triton, TRL 1.16 (``trl.trainer.utils.add_fused_lm_head``) projects prompts and padding onto the vocabulary
-    as well and drops them afterwards: a quarter of a step on the laptop profile. The losses are the same bits
+    as well and drops them afterwards: a seventh of a step on the laptop profile. The losses are the same bits
     (``benchmarks/sft_speed.py``). A TRL that has no such switch is left as it is.
     """
     from trl.trainer import utils
