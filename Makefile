@@ -64,7 +64,7 @@ oldest: setup
 	$(OLD_PYTEST) $(NBVAL) $(EARLY)
 
 # One that fails is named at the end and stops no other.
-BENCHMARKS := imports nf4_speed sliders dryrun lessons
+BENCHMARKS := imports nf4_speed snr_scan sliders dryrun sft_speed lessons
 
 bench: setup
 	@failed=; for name in $(BENCHMARKS); do \

@@ -1,7 +1,11 @@
-"""How long an explorer takes from an input event to a painted frame, in headless Chromium, per control.
+"""How long until an explorer is there, and from an input event to a painted frame, in headless Chromium.
 
-python benchmarks/sliders.py     # writes data/measurements/sliders.json
+    python benchmarks/sliders.py     # writes data/measurements/sliders.json; a few minutes
+    python benchmarks/sliders.py --quick     # one explorer, few events, nothing written
 
+``first_slider``: a new Python process that imports, computes the tables and writes the output, beside one that imports
+ipywidgets and makes a slider, both in processor time. ``live_ms``: then, in the browser, from the page's request to the
+moment when the explorer is live.
 ``update_ms`` is the JavaScript: from the event to the changed DOM, layout included. ``paint_ms`` runs on until the
 frame has been painted. Events are sent at the start of a frame, where Chromium delivers a user's; the message that
 is posted then arrives after that frame's paint. Painting in the compositor and the screen's own delay are not in it.
@@ -9,10 +13,16 @@ is posted then arrives after that frame's paint. Painting in the compositor and 
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
+import time
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +30,13 @@ from playwright.sync_api import Frame, sync_playwright
 
 from labkit.page import lora_explorer, memory_explorer, nf4_explorer
 from labkit.page.sliders import Explorer
+from labkit.training.interleaved import programs_time, take_turns, time_ratio
 from labkit.training.record import write_measurement
 
-ROUNDS = 60
+ROUNDS, STARTS = 60, 5
+QUICK_ROUNDS, QUICK_STARTS = 4, 2
+WIDGET = "import ipywidgets; ipywidgets.IntSlider()"
+EXPLORER = "from labkit.page import {0}; {0}.make_explorer().html()"
 MEASURE = """async ([name, rounds]) => {
   const input = document.getElementById("control-" + name), took = { update: [], paint: [] };
   const last = explorer.spec.controls.find(control => control.name === name).texts.length - 1;
@@ -47,48 +61,74 @@ MEASURE = """async ([name, rounds]) => {
 }"""
 
 
-def main() -> None:
-    """Measure the three explorers at their starting values, and the memory explorer where it has to search."""
-    tight = memory_explorer.make_explorer(kind="lora", checkpointing=False, loss="full")
-    made = {
-        "memory": memory_explorer.make_explorer(),
-        "memory, does not fit": tight,
-        "lora": lora_explorer.make_explorer(),
-        "nf4": nf4_explorer.make_explorer(),
-    }
+def measure(*, quick: bool = False) -> dict[str, Any]:
+    """The three explorers at their starting values, and the memory explorer where it has to search."""
+    made = {"lora": lora_explorer.make_explorer()}
+    if not quick:
+        tight = memory_explorer.make_explorer(kind="lora", checkpointing=False, loss="full")
+        made |= {"memory": memory_explorer.make_explorer(), "memory, does not fit": tight}
+        made |= {"nf4": nf4_explorer.make_explorer()}
+    rounds, starts = (QUICK_ROUNDS, QUICK_STARTS) if quick else (ROUNDS, STARTS)
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         flags = ["--no-sandbox", "--disable-gpu"]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
-        rows = [_measure(browser, name, explorer, Path(folder)) for name, explorer in made.items()]
+        rows = [_measure(browser, name, explorer, Path(folder), rounds) for name, explorer in made.items()]
         version = browser.version
         browser.close()
-    report = {
+    return {
         "versions": {"chromium": version, "playwright": importlib.metadata.version("playwright")},
-        "events_per_control": ROUNDS,
+        "events_per_control": rounds,
+        "first_slider": first_slider([name for name in made if "," not in name], starts),
         "explorers": rows,
     }
-    write_measurement("benchmarks/sliders.py", report)
-    for row in rows:
+
+
+def first_slider(names: list[str], starts: int) -> dict[str, Any]:
+    """Processor seconds of a new Python that ends with an explorer's output, and how many times those with a widget."""
+    codes = {"ipywidgets": WIDGET} | {name: EXPLORER.format(f"{name}_explorer") for name in names}
+    steps = {name: partial(subprocess.run, [sys.executable, "-c", code], check=True) for name, code in codes.items()}
+    seconds = take_turns(steps, rounds=starts, clock=programs_time)
+    return {
+        name: {
+            "median_cpu_seconds": round(statistics.median(times), 2),
+            "by_ipywidgets": asdict(time_ratio(times, seconds["ipywidgets"])),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="one explorer, few events, nothing written")
+    quick = parser.parse_args().quick
+    found = measure(quick=quick)
+    for row in [*found["first_slider"].items(), *found["explorers"]]:
         print(row)
+    if not quick:
+        note = "other programs were running"
+        write_measurement("benchmarks/sliders.py", found, note=note)
 
 
-def _measure(browser: Any, name: str, explorer: Explorer, folder: Path) -> dict[str, Any]:
+def _measure(browser: Any, name: str, explorer: Explorer, folder: Path, rounds: int) -> dict[str, Any]:
     output = explorer.html()
     file = folder / "explorer.html"
     file.write_text(f"<!DOCTYPE html><meta charset='utf-8'>{output}", encoding="utf-8")
     page = browser.new_page(viewport={"width": 1000, "height": 900})
+    started = time.perf_counter()
     page.goto(file.as_uri())
     frame = page.locator("iframe").element_handle().content_frame()
     frame.wait_for_selector("html.live #chart[aria-label]")
-    took = _all_controls(frame)
+    live = {"live_ms": round(1000 * (time.perf_counter() - started), 1)}
+    took = _all_controls(frame, rounds)
     page.close()
-    return {"explorer": name, "output_kb": round(len(output.encode()) / 1000, 1), **took}
+    return {"explorer": name, "output_kb": round(len(output.encode()) / 1000, 1), **live, **took}
 
 
-def _all_controls(frame: Frame) -> dict[str, float]:
+def _all_controls(frame: Frame, rounds: int) -> dict[str, float]:
     update, paint = [], []
     for control in frame.evaluate("explorer.spec.controls"):
-        took = frame.evaluate(MEASURE, [control["name"], ROUNDS])
+        took = frame.evaluate(MEASURE, [control["name"], rounds])
         update += took["update"]
         paint += took["paint"]
     return {

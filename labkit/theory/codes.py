@@ -19,6 +19,7 @@ from labkit.theory import normal_blocks
 
 CODES = ("nf4", "fp4", "int4", "uniform", "af4", "lloyd")
 OFFSET = 0.9677083  # bitsandbytes' default, 1 - (1/30 + 1/32) / 2: the outermost quantile that still is finite
+AT_ONCE = 2**18  # weights at a time: what is made of them on the way stays in a core's cache
 FP4_TWELFTHS = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)  # sign bit 0, then 2 exponent bits and 1 mantissa bit
 
 # bitsandbytes.functional.get_4bit_type("af4"), made for blocks of 64; it names arXiv 2306.06965 as the source.
@@ -97,6 +98,37 @@ def dynamic_map() -> Tensor:
         scaled = (10.0 ** (decade - 6) * middles).tolist()
         values += scaled + [-value for value in scaled]
     return torch.tensor(sorted(values))
+
+
+def count_below(values: Tensor, bounds: Tensor) -> Tensor:
+    """How many of the bounds lie below each value: uint8, the shape of ``values``, which is flat.
+
+    Fifteen comparisons of all values take half as long as a binary search for each, which guesses at every branch.
+    """
+    counts = torch.zeros(values.shape, dtype=torch.uint8, device=values.device)
+    for some, count in zip(values.split(AT_ONCE), counts.split(AT_ONCE), strict=True):
+        for bound in bounds.tolist():
+            count += some > bound
+    return counts
+
+
+def look_up(indices: Tensor, table: Tensor) -> Tensor:
+    """The level of each index: ``table[indices]`` for flat uint8 indices, float32, two at a time.
+
+    What takes the time is the look-up, whether it fetches one level or two.
+    """
+    even = torch.nn.functional.pad(indices, (0, len(indices) % 2))
+    pairs = _pairs(tuple(table.tolist())).to(indices.device)
+    return pairs.index_select(0, even.view(torch.int16).int()).view(torch.float32)[: len(indices)]
+
+
+@functools.lru_cache(maxsize=32)
+def _pairs(levels: tuple[float, ...]) -> Tensor:
+    """Two levels in 8 bytes, at ``second * 256 + first`` of their indices: how two bytes read as one number."""
+    table, pairs = torch.tensor(levels), torch.zeros(16, 256, 2)
+    pairs[: len(table), : len(table), 0] = table
+    pairs[: len(table), : len(table), 1] = table[:, None]
+    return pairs.view(torch.int64).flatten()
 
 
 def normal_error(code: Code, block_size: int = 64, *, power: int = 2) -> float:

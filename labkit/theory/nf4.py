@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.theory.codes import Code, dynamic_map, levels
+from labkit.theory.codes import AT_ONCE, Code, count_below, dynamic_map, levels, look_up
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SMALLEST = 1e-38  # absmax is raised to it before the division, so that a block of zeros divides by no zero
@@ -85,8 +85,12 @@ def quantize(weight: Tensor, *, block_size: int = 64, code: Code = "nf4") -> Qua
     order = torch.argsort(table, stable=True).to(weight.device)
     bounds = _middles(table.to(weight.device)[order])
     scaled, absmax = _scaled(weight, block_size)
-    places = torch.bucketize(scaled, bounds, out_int32=True)  # 32 bits: half of the memory that 64-bit places need
-    indices = order.to(torch.uint8).index_select(0, places)
+    if not bool(torch.isfinite(absmax).all()):
+        rule = "one infinity or NaN becomes the absmax of its block and erases the others"
+        raise LabError("a weight that is not finite", rule, "find out where it comes from, then replace it")
+    indices = count_below(scaled, bounds)  # the place of the nearest level, at a tie of the lower one
+    if order.tolist() != list(range(len(order))):  # FP4 stands in the order of its bits
+        indices = order.to(torch.uint8).index_select(0, indices.int())
     name = code if isinstance(code, str) else "own"
     return Quantized(indices.reshape(weight.shape), absmax, table, weight.shape, weight.dtype, name, block_size)
 
@@ -98,13 +102,20 @@ def dequantize(quantized: Quantized, absmax: Tensor | None = None) -> Tensor:
         quantized: from `quantize`.
         absmax: other constants to use, e.g. from `restore`; None uses its own.
     """
-    table = quantized.table.to(quantized.indices.device)
-    values = table.index_select(0, quantized.indices.flatten().int())
     scales = quantized.absmax if absmax is None else absmax
-    blocks, rest = divmod(values.numel(), quantized.block_size)
-    values[: values.numel() - rest].view(blocks, quantized.block_size).mul_(scales[:blocks, None])
-    values[values.numel() - rest :].mul_(scales[-1])  # the shorter last block, if there is one
-    return values.to(quantized.dtype).reshape(quantized.shape)
+    flat, size = quantized.indices.flatten(), quantized.block_size
+    restored = torch.empty(flat.numel(), dtype=quantized.dtype, device=flat.device)
+    rest = flat.numel() % size  # weights of a shorter last block
+    whole = flat.numel() - rest
+    step = size * max(1, AT_ONCE // size)
+    for start in range(0, whole, step):
+        part = slice(start, min(start + step, whole))
+        rows = look_up(flat[part], quantized.table).view(-1, size)
+        blocks = slice(start // size, part.stop // size)
+        torch.mul(rows, scales[blocks, None], out=restored[part].view(-1, size))
+    if rest:
+        torch.mul(look_up(flat[whole:], quantized.table), scales[-1], out=restored[whole:])
+    return restored.reshape(quantized.shape)
 
 
 def pack(quantized: Quantized) -> Tensor:
@@ -229,9 +240,6 @@ def _check(weight: Tensor, block_size: int) -> None:
     if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
         rule = "a block is a whole number of weights, at least 1"
         raise LabError(f"block_size={block_size!r}", rule, "try block_size=64")
-    if not bool(torch.isfinite(weight).all()):
-        rule = "one infinity or NaN would become the absmax of its block and erase the others"
-        raise LabError("a weight that is not finite", rule, "find out where it comes from, then replace it")
 
 
 def _blocks(flat: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
@@ -252,7 +260,7 @@ def _scaled(weight: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
     if flat.numel() % block_size:
         absmax[-1] = absmax[-1].clamp(min=SMALLEST)
         scaled[-1] = rows[-1] / absmax[-1]
-    return scaled.clamp(-1, 1).flatten()[: flat.numel()], absmax
+    return scaled.clamp_(-1, 1).flatten()[: flat.numel()], absmax
 
 
 def _middles(ascending: Tensor) -> Tensor:

@@ -30,12 +30,16 @@ class Ratio:
     rounds: int
 
 
-def take_turns(steps: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
+def take_turns(
+    steps: Mapping[str, Callable[[], object]], *, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of every step in every round, after one round that warms up; each round begins with another step.
 
     Args:
         steps: name -> what to time.
         rounds: at least 1.
+        clock: in seconds. ``time.process_time`` (for what computes in this process) and `programs_time` (for programs)
+            leave out most of what others cost.
 
     Raises:
         LabError: no steps, or no rounds.
@@ -47,10 +51,18 @@ def take_turns(steps: Mapping[str, Callable[[], object]], *, rounds: int) -> dic
     for turn in range(rounds + 1):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            started = time.perf_counter()
+            started = clock()
             steps[name]()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return {name: times[1:] for name, times in seconds.items()}
+
+
+def programs_time() -> float:
+    """Processor seconds of all programs that this process has started and that have ended (Unix)."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def time_ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:

@@ -30,11 +30,15 @@ def peak_memory() -> dict[str, int]:
             "cuda_max_allocated_bytes": torch.cuda.max_memory_allocated(),
             "cuda_max_reserved_bytes": torch.cuda.max_memory_reserved(),
         }
-    peak = _peak_rss_bytes()
+    peak = peak_rss_bytes()
     return {} if peak is None else {"process_peak_rss_bytes": peak}
 
 
-def _peak_rss_bytes() -> int | None:
+def peak_rss_bytes() -> int | None:
+    """The largest resident memory of this process since it started; None on Windows.
+
+    A benchmark's child says this itself: what the parent hears by ``os.wait4`` begins at the parent's own peak.
+    """
     try:  # on Linux getrusage would count the parent too: its peak survives fork and exec
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):

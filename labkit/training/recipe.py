@@ -142,6 +142,7 @@ def build_trainer(
         )
     trainer.remove_callback(PrinterCallback)
     cast_trainables(trainer.model, method)
+    score_answers_only(trainer)
     audit(trainer, examples, method, truncate=truncate)
     return trainer
 
@@ -169,6 +170,29 @@ def cast_trainables(model: torch.nn.Module, method: Method) -> None:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(trainable_dtype(method, name))
+
+
+def score_answers_only(trainer: SFTTrainer) -> None:
+    """Let only the positions that carry loss enter the LM head on a CPU too, as TRL lets them on a GPU.
+
+    Without Triton, TRL 1.16 (``trl.trainer.utils.add_fused_lm_head``) projects prompts and padding onto the vocabulary
+    as well and drops them afterwards: a seventh of a step on the laptop profile. The losses are the same bits
+    (``benchmarks/sft_speed.py``). A TRL that has no such switch is left as it is.
+    """
+    from trl.trainer import utils
+
+    if not (without := getattr(utils, "_use_triton", None)):
+        return
+    compute_loss = trainer.compute_loss
+
+    def compute(*args: Any, **options: Any) -> Any:
+        utils._use_triton = lambda device: True  # this module's alone: it decides about positions, not about kernels
+        try:
+            return compute_loss(*args, **options)
+        finally:
+            utils._use_triton = without
+
+    trainer.compute_loss = compute
 
 
 def _check_layers(method: Method, n_layers: int) -> None:

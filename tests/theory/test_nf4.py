@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import bitsandbytes.functional as bnb
 import pytest
@@ -12,6 +13,7 @@ from torch._C import DispatchKey
 from labkit.errors import LabError
 from labkit.models.methods import Method
 from labkit.models.shapes import CATALOGUE
+from labkit.theory import codes, nf4
 from labkit.theory.codes import CODES, dynamic_map, levels
 from labkit.theory.memory import quantization_bytes
 from labkit.theory.nf4 import (
@@ -97,6 +99,19 @@ def test_dequantized_weights_equal_bitsandbytes(label, code):
     mine = dequantize(quantize(weight, code=code))
     assert mine.dtype == weight.dtype
     assert torch.equal(mine, theirs.reshape(weight.shape))
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 64, 500])
+@pytest.mark.parametrize("n", [1, 63, 64, 129, 1001])
+@pytest.mark.parametrize("code", ["nf4", "int4", (0.5,)])
+def test_dequantized_is_level_times_constant_wherever_it_is_cut(monkeypatch, block_size, n, code):
+    monkeypatch.setattr(nf4, "AT_ONCE", 100)
+    monkeypatch.setattr(codes, "AT_ONCE", 7)  # weights at a time: blocks that fit once, many times, and not at all
+    whole = quantize(normal(2 * n).bfloat16(), block_size=block_size, code=code)
+    for mine in (whole, replace(whole, indices=whole.indices[::2], shape=torch.Size([n]))):  # the second has strides
+        levels_times = whole.table[mine.indices.long()]
+        expected = levels_times * whole.absmax.repeat_interleave(block_size)[: len(levels_times)]
+        assert torch.equal(dequantize(mine, whole.absmax[: -(-len(levels_times) // block_size)]), expected.bfloat16())
 
 
 @pytest.mark.parametrize("label", CASES)

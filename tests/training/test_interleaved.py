@@ -1,11 +1,15 @@
 """Times taken in turns, and the interval of their ratio against scipy."""
 
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import scipy.stats
 
 from labkit.errors import LabError
-from labkit.training.interleaved import take_turns, time_ratio
+from labkit.training.interleaved import programs_time, take_turns, time_ratio
 
 
 def test_every_step_runs_once_a_round_and_the_first_round_is_not_counted():
@@ -42,3 +46,17 @@ def test_times_that_cannot_be_compared(slow, fast):
 def test_nothing_to_time(steps, rounds):
     with pytest.raises(LabError):
         take_turns(steps, rounds=rounds)
+
+
+def test_another_clock_can_be_read():
+    clock = iter(range(100))
+    assert take_turns({"a": list}, rounds=2, clock=lambda: next(clock)) == {"a": [1, 1]}
+
+
+def test_the_time_of_programs_grows_with_their_work_and_not_with_waiting():
+    before = programs_time()
+    subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+    worked = programs_time() - before
+    time.sleep(0.2)
+    assert worked > 0
+    assert programs_time() - before == worked

@@ -1,9 +1,11 @@
 """The trainer that comes out of the recipe, checked on the object itself; and the audit, which must catch each trap."""
 
 import dataclasses
+import types
 
 import pytest
 import torch
+from trl.trainer import utils
 
 from labkit.errors import LabError
 from labkit.models.methods import Method
@@ -146,6 +148,27 @@ def _trained(trainer):
 def test_the_same_seed_gives_the_same_curve_and_another_seed_another(trainer_for):
     curves = [[log["loss"] for log in _trained(trainer_for(seed=seed))] for seed in (1, 1, 2)]
     assert curves[0] == curves[1] != curves[2]
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
+def test_only_answers_enter_the_head_and_the_curve_is_the_one_without(trainer_for, monkeypatch, kind):
+    """Of TRL 1.16; where its switch is gone `score_answers_only` does nothing, and this test says so."""
+    head, scored = utils._ChunkedLogProbFunction, []
+
+    def apply(hidden, *rest):
+        scored.append(len(hidden))
+        return head.apply(hidden, *rest)
+
+    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", types.SimpleNamespace(apply=apply))
+    switch, trainer = utils._use_triton, trainer_for(kind, steps=6)  # 6 steps see each of the 24 rows once
+    curve = _trained(trainer)
+    assert utils._use_triton is switch
+    assert sum(scored) == sum(label != -100 for row in trainer.train_dataset for label in row["labels"])
+    without(monkeypatch, "score_answers_only")
+    plain = _trained(trainer_for(kind, steps=6))
+    assert sum(scored[6:]) > 2 * sum(scored[:6])
+    for name in ("loss", "grad_norm", "mean_token_accuracy", "num_tokens"):
+        assert [log[name] for log in curve] == pytest.approx([log[name] for log in plain], rel=1e-5)
 
 
 def test_training_learns(trainer_for, rows):

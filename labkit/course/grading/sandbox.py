@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from labkit.course.grading.rubric import RerunLimits
+from labkit.course.grading.workers import THREAD_VARIABLES
 from labkit.errors import LabError
 from labkit.paths import PACKAGE, data_folder
 
@@ -102,7 +103,7 @@ def command(limits: RerunLimits) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    threads = dict.fromkeys(THREAD_VARIABLES, "1")
     return threads | {
         "PATH": f"{sys.prefix}/bin:/usr/bin:/bin", "HOME": HOME, "TMPDIR": HOME, "LANG": "C.UTF-8", "USER": "student",
         "PYTHONPATH": "/book", "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1", "MPLCONFIGDIR": f"{HOME}/.mpl",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 Job = dict[str, Any]
 Handler = Callable[[Job], Any]
 START_SECONDS = 120
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Lost(Exception):
@@ -105,6 +107,8 @@ class _Worker:
 
 def _serve(pipe: Connection, make_handler: Callable, arguments: tuple, memory_gib: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    for name in THREAD_VARIABLES:  # each worker has a core: more threads of torch would wait for each other
+        os.environ.setdefault(name, "1")
     handle = make_handler(*arguments)
     _limit_memory(memory_gib)
     pipe.send_bytes(b"null")

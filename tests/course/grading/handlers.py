@@ -13,6 +13,10 @@ def make_handler(greeting):
                 time.sleep(600)
             case "die":
                 os._exit(3)
+            case "count threads":
+                import torch
+
+                return torch.get_num_threads()
             case "eat":
                 return len([bytearray(2**28) for _ in range(64)])
         return f"{greeting} {job['name']}"

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from labkit.course.grading.workers import Lost, run_jobs
+from labkit.course.grading.workers import THREAD_VARIABLES, Lost, run_jobs
 from tests.course.grading.handlers import broken_handler, make_handler
 
 
@@ -26,6 +26,13 @@ def test_a_job_that_hangs_or_dies_costs_only_itself():
     assert "ended the process" in str(results[3])
     assert [results[place] for place in (0, 2, 5)] == ["hello 0", "hello 2", "hello 5"]
     assert time.monotonic() - started < 120
+
+
+def test_a_worker_computes_with_one_thread(monkeypatch):
+    """With torch's own choice, two workers on two cores took several times as long for a class."""
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert done(["count threads"], seconds=60, memory_gib=8) == {0: 1}
 
 
 def test_workers_that_cannot_start_are_an_error_and_not_a_loop():
