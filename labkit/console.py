@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from labkit.errors import LabError
 
@@ -38,7 +38,8 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
     """A table for people."""
-    table = Table(*columns, title=title or None, title_justify="left")
+    # folded: a cell that is cut off hides what the reader should type
+    table = Table(*(Column(name, overflow="fold") for name in columns), title=title or None, title_justify="left")
     for row in rows:
         table.add_row(*map(str, row))
     out.print(table)

@@ -21,7 +21,7 @@
 |---|---|
 | Time | 20 minutes to read and do; the cells take under a minute |
 | Needs | any computer with Python 3.11 to 3.13; no GPU |
-| GPU memory | none here; the table in section 4 says what the other lessons want |
+| GPU memory | none here; every lesson says at its top what it wants |
 
 **You will be able to**
 
@@ -31,7 +31,7 @@
 4. use `check`, `hint` and `predict`, and know what a *record* is.
 """
 
-# %% [markdown] tags=["zh", "of-ab7c6c0a"]
+# %% [markdown] tags=["zh", "of-a23f7e76"]
 """
 # 00 · 从这里开始
 
@@ -41,7 +41,7 @@
 |---|---|
 | 时间 | 读完做完约 20 分钟；所有单元格加起来不到一分钟 |
 | 需要 | 任意一台装有 Python 3.11–3.13 的电脑，不需要 GPU |
-| 显存 | 本节不用；其他各节的需求见第 4 节的表 |
+| 显存 | 本节不用；其他各节的需求写在各自开头 |
 
 **学完之后，你能够**
 
@@ -293,7 +293,7 @@ answer = (1_720_574_976 * 2 / 1e9, 1_720_574_976 * 2 / 2**30), which is about 3.
 
 # %% [markdown] tags=["zh", "hint-q0_1", "of-8ab670a3"]
 """
-两个单位都在第 5 节；bf16 一个数占多少字节，看名字里的 16 比特就知道。
+两个单位都在第 5 部分；bf16 一个数占多少字节，看名字里的 16 比特就知道。
 ---
 字节数 = 1,720,574,976 × 2。GB 用它除以 1e9，GiB 用它除以 2**30。
 ---
@@ -440,7 +440,7 @@ Sentence 1: same cells, same libraries. Sentence 2: a million parameters against
 """
 ## 小结
 
-- 一份源文件，三种配置；这台机器用的是第 1 节打印的那一种。
+- 一份源文件，三种配置；这台机器用的是第 1 部分打印的那一种。
 - `labkit doctor` 会指出机器哪里有问题、怎么修。
 - 17.2 亿参数用 bf16 存放是 3.44 GB，也就是 3.20 GiB：写数字时一定写清单位。
 - 先预测，再运行，然后比较；`check` 立刻作答并留下记录；`hint` 有三级。

@@ -634,12 +634,12 @@ labkit.show(fig, alt=f"Training loss of three runs of {short_steps} steps; the l
 
 The profile's whole run. `train()` is called here and not hidden; the bar moves with every optimizer step. Each point of the small curve is the loss of one batch, so it jumps: look at its trend.
 
-A checkpoint is written about a dozen times (weights, optimizer, random numbers), with checksums. If the runtime dies or you restart the kernel, run the notebook again from the top: what is finished comes back from the disk within seconds, what is not goes on after the last good checkpoint, and the output says which. `force = True` in the first cell trains again. The last line is the run's record, for whoever grades.
+A checkpoint is written about a dozen times (weights, optimizer, random numbers), with checksums. If the runtime dies or you restart the kernel, run the notebook again from the top: what is finished comes back from the disk within seconds, what is not goes on after the last good checkpoint, and the output says which. `force = True` in section 1 trains again. The last line is the run's record, for whoever grades.
 
 What it costs is printed below. Tokens a second count prompts too, padding not. With CUDA, the peak is comparable with section 3's prediction, which takes every row to be `seq_len` tokens long: with shorter rows it stays below. Without, there is only the largest resident memory of the whole Python process, libraries included: another quantity, under another name.
 """
 
-# %% [markdown] tags=["zh", "of-31dd3290"]
+# %% [markdown] tags=["zh", "of-37d3dd73"]
 """
 “训练损失越低，回答就越好”刚刚被推翻：反复看一个批次的那次，训练损失最低，面对新指令却不如它上面那一次，它只是把几条答案背下来了。而 2e-5 看上去像是“QLoRA 不管用”，其实是适配器几乎没动。
 
@@ -647,7 +647,7 @@ What it costs is printed below. Tokens a second count prompts too, padding not. 
 
 现在跑完整的训练。`train()` 就在这里调用，没有藏起来；进度条随每一步优化前进。小图上每个点只是一个批次的损失，所以会上下跳动：请看整体趋势。
 
-训练途中大约写十几次检查点（权重、优化器状态、随机数状态），带校验和。运行环境断了，或者你重启了内核，从头再运行一遍即可：已完成的部分几秒内从磁盘取回，没完成的从最后一个完好的检查点接着训练，输出里会说明是哪一种。把第一个单元格里的 `force` 改成 `True`，就会重新训练。最后一行是这次训练的记录，供批改用。
+训练途中大约写十几次检查点（权重、优化器状态、随机数状态），带校验和。运行环境断了，或者你重启了内核，从头再运行一遍即可：已完成的部分几秒内从磁盘取回，没完成的从最后一个完好的检查点接着训练，输出里会说明是哪一种。把第 1 部分里的 `force` 改成 `True`，就会重新训练。最后一行是这次训练的记录，供批改用。
 
 代价打印在下面。每秒词元数包括提示，不包括填充。有 CUDA 时，实测峰值可以和第 3 部分的预测比较；预测假定每条样本都有 `seq_len` 个词元，样本更短，实测就更低。没有 CUDA 时，只能得到整个 Python 进程的最大常驻内存（包括各种库）：那是另一个量，名字也不同。
 """

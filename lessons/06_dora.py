@@ -21,7 +21,7 @@
 |---|---|
 | Time | 60 to 75 minutes to read and do; the cells take about a minute on the `tiny` profile |
 | Needs | lesson 02; lesson 05 helps with section 6 |
-| GPU memory | none on `tiny` and `laptop`; on `gpu` about 8 GB plus activations in section 5, by calculation |
+| GPU memory | none on `tiny` and `laptop`; on `gpu` about 9 GiB free for section 5, by calculation |
 
 **You will be able to**
 
@@ -32,7 +32,7 @@
 5. say what DoRA costs in time and memory, and why a method with 0.02 % more parameters can double the peak.
 """
 
-# %% [markdown] tags=["zh", "of-be887164"]
+# %% [markdown] tags=["zh", "of-bddb110c"]
 """
 # 06 · DoRA 与 LoRA 的较量
 
@@ -42,7 +42,7 @@
 |---|---|
 | 时间 | 读完做完约 60–75 分钟；`tiny` 配置下所有单元格加起来约一分钟 |
 | 需要 | 第 02 节；学过第 05 节，第 6 部分会更轻松 |
-| 显存 | `tiny` 和 `laptop` 不用；`gpu` 在第 5 部分约需 8 GB 再加激活值（算出来的） |
+| 显存 | `tiny` 和 `laptop` 不用；`gpu` 在第 5 部分要有约 9 GiB 空闲（算出来的） |
 
 **学完之后，你能够**
 
@@ -61,10 +61,10 @@ The lecture says of DoRA: "slightly better than standard LoRA on several benchma
 - Qwen3-8B in 4 bits, the lecture's dropout of 0.05, one sequence of 2,048 tokens, no gradient checkpointing: how many *percent* higher is the peak memory of QDoRA than that of QLoRA?
 - fine-tune with both, each at its own best learning rate: by how many *percent* of LoRA's improvement of the held-out loss is DoRA better? (Negative: worse.)
 
-> **What changes on `laptop` and `gpu`.** Section 5 fine-tunes the profile's own model three times for 24 steps; everything else is small layers, closed formulas and stored results, the same on every machine. `laptop` needs about 10 minutes for section 5 on two CPU cores. `gpu` loads Qwen3-1.7B in float32 there and lets the linears of two of its 28 layers train in the full fine-tuning; by lesson 01's formula that takes 9 GiB of free GPU memory at least.
+> **What changes on `laptop` and `gpu`.** Section 5 fine-tunes the profile's own model three times for 24 steps; everything else is small layers, closed formulas and stored results, the same on every machine. `laptop` needs about 10 minutes for section 5 on two CPU cores. `gpu` loads Qwen3-1.7B in float32 there and lets the linears of two of its 28 layers train in the full fine-tuning. With less than about 9 GiB free that is refused: put `%env LABKIT_PROFILE=laptop` into a cell at the very top then.
 """
 
-# %% [markdown] tags=["zh", "of-85c7818a"]
+# %% [markdown] tags=["zh", "of-ae2d42e7"]
 """
 讲义这样说 DoRA：“在多项基准上略优于标准 LoRA，但增加的计算开销很小”。运行之前先猜三个数，写在 `...` 的位置：
 
@@ -72,7 +72,7 @@ The lecture says of DoRA: "slightly better than standard LoRA on several benchma
 - Qwen3-8B 量化成 4 比特，用讲义的 dropout 0.05，一条 2,048 个词元的序列，不开梯度检查点：QDoRA 的峰值显存比 QLoRA 高*百分之几*？
 - 两种方法都微调，各用自己最好的学习率：DoRA 对留出集损失的改进，比 LoRA 的改进多*百分之几*？（负数表示更差。）
 
-> **换成 `laptop` 或 `gpu` 会怎样？** 第 5 部分把配置中的模型各微调 24 步，一共三次；其余都是小矩阵、公式和存好的结果，在哪里都一样。`laptop` 的第 5 部分在两个 CPU 核上约需 10 分钟。`gpu` 在那里以 float32 加载 Qwen3-1.7B，全参数微调时只让 28 层中两层的线性层参与训练；按第 01 节的公式，至少要有 9 GiB 空闲显存。
+> **换成 `laptop` 或 `gpu` 会怎样？** 第 5 部分把配置中的模型各微调 24 步，一共三次；其余都是小矩阵、公式和存好的结果，在哪里都一样。`laptop` 的第 5 部分在两个 CPU 核上约需 10 分钟。`gpu` 在那里以 float32 加载 Qwen3-1.7B，全参数微调时只让 28 层中两层的线性层参与训练。空闲显存不到约 9 GiB 会被拒绝，这时请在最上面加一个单元格，写 `%env LABKIT_PROFILE=laptop`。
 """
 
 # %%

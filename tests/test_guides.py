@@ -60,15 +60,16 @@ def of_lesson_04(seconds):
 
 @pytest.mark.parametrize("spoil", [in_one_go, resumed, of_lesson_04])
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
-def test_the_sum_is_that_of_the_record(path, spoil, monkeypatch, tmp_path):
+def test_the_sum_is_that_of_the_record(path, spoil, tmp_path):
     record = json.loads(text(checkout() / "data" / "measurements" / "sft_laptop" / "record.json"))
     steps, seconds = record["settings"]["profile"]["steps"], record["seconds"]
     spoil(seconds)
-    monkeypatch.chdir(tmp_path)
-    write_json(tmp_path / "data" / "measurements" / "sft_laptop" / "record.json", record)
+    kept = re.search(r'open\("(.+?)/record\.json"', the_sum(path))[1]
+    assert f"labkit sft --steps 20 --out {kept}`" in text(path)  # the command that wrote it
+    write_json(tmp_path / "record.json", record)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        exec(the_sum(path).replace("steps = 300", "steps = 192"), {})
+        exec(the_sum(path).replace("steps = 300", "steps = 192").replace(kept, str(tmp_path)), {})
     assert 2 * steps == 192  # of one training
     around = sum(seconds.get(phase, 0) for phase in ("load", "before", "after"))
     price = float(re.search(r"price_per_hour = ([\d.]+)", the_sum(path))[1])

@@ -20,7 +20,9 @@ EXTRAS = PROJECT["optional-dependencies"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 READMES = ("README.md", "README.zh.md")
 PAPERS = (*READMES, "CONTRIBUTING.md", "docs/environment.md", "docs/memory.md", "docs/memory.zh.md")
-PAPERS += ("docs/several-gpus.md", "docs/several-gpus.zh.md")
+PAPERS += tuple(
+    f"docs/{name}{end}.md" for name in ("several-gpus", "autodl", "colab", "instructors") for end in ("", ".zh")
+)
 BIG_BYTES = 10**7
 
 
