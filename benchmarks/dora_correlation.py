@@ -1,6 +1,6 @@
 """How full fine-tuning, LoRA and DoRA change lengths and directions of the weights of SmolLM2-135M.
 
-    LABKIT_PROFILE=laptop nice python benchmarks/dora_correlation.py     # about half an hour on 2 cores
+    LABKIT_PROFILE=laptop nice python benchmarks/dora_correlation.py     # about ten minutes on one core
 
 Writes data/measurements/dora_correlation_laptop.json. For each method and seed 12 steps, watched at four moments, all
 linears of all layers; the points of the query matrices are kept, which are those of the paper's figure 2. Full

@@ -80,7 +80,7 @@ def of_lessons(report):
 
 def of_grading(report):
     again = f"{report['seconds_again']:.0f} s when all is kept already"
-    times = f"{report['ratio_to_json_alone']:.0f} times reading them as JSON"
+    times = f"{report['ratio_to_json_alone']:.0f} times as long as reading them as JSON"
     return f"{report['notebooks']:,} notebooks in {report['seconds']:.0f} s, {times}; {again}"
 
 
@@ -105,6 +105,18 @@ def of_memory_published(report):
 def of_dora_cost(report):
     times = [row["ratio"] for row in report["times"] if row["method"] == "dora"]
     return f"a step of DoRA {span(times)} times one of LoRA"
+
+
+WANTED = ("all", True, False)  # all linears, the last moment, absolute lengths
+
+
+def of_dora_correlation(report):
+    ties = {}
+    for run in report["runs"]:
+        (tie,) = [row for row in run["correlations"] if (row["targets"], row["last"], row["relative"]) == WANTED]
+        ties.setdefault(run["kind"], []).append(tie["r"])
+    found = "; ".join(f"{kind} {span(values, '+.2f')}" for kind, values in ties.items())
+    return f"length and direction at the last moment: {found}"
 
 
 def of_nf4_codes(report):
