@@ -107,13 +107,13 @@ def of_dora_cost(report):
     return f"a step of DoRA {span(times)} times one of LoRA"
 
 
-WANTED = ("all", True, False)  # all linears, the last moment, absolute lengths
+TIE = ("all", True, False)  # all linears, the last moment, absolute lengths
 
 
 def of_dora_correlation(report):
     ties = {}
     for run in report["runs"]:
-        (tie,) = [row for row in run["correlations"] if (row["targets"], row["last"], row["relative"]) == WANTED]
+        (tie,) = [row for row in run["correlations"] if (row["targets"], row["last"], row["relative"]) == TIE]
         ties.setdefault(run["kind"], []).append(tie["r"])
     found = "; ".join(f"{kind} {span(values, '+.2f')}" for kind, values in ties.items())
     return f"length and direction at the last moment: {found}"
