@@ -64,7 +64,7 @@ def plain_trainer(profile: Profile, out: Path) -> SFTTrainer:
         bnb_4bit_use_double_quant=method.double_quant,
     )
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, quantization_config=quantization, device_map="cpu"
+        folder, dtype=torch.float32, quantization_config=quantization, device_map="cpu", use_safetensors=True
     )
     rows = [
         {
