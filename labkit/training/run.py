@@ -22,7 +22,7 @@ from labkit.training.data import PUBLIC_SETS, Example, load
 from labkit.training.draft import draft_folder
 from labkit.training.phases import OnEvent, Run
 from labkit.training.record import RECORD_FILE, RunRecord, read_record
-from labkit.training.resume import begun_settings, differences, finish, state_folder, unfinished
+from labkit.training.resume import State, begun_settings, differences, finish, state_folder, unfinished
 from labkit.training.saves import disk_bytes
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ def run_sft(
     """
     profile, out = adjusted(profile_of(profile) if isinstance(profile, str) else profile, **changes), Path(out)
     limit_threads(profile)
-    tell = _print_notes if on_event is None else on_event
-    tell = tell if processes.is_first() else _tell_nobody
+    tell = (on_event or _print_notes) if processes.is_first() else _tell_nobody
     finished = _finished(out) if resume else None
     begun = finished.settings if finished else begun_settings(out) if resume else None
     run = Run(profile=profile, seed=seed, truncate=truncate, bar=bar and processes.is_first(), tell=tell)
@@ -122,16 +121,19 @@ def run_sft(
     with unfinished(state_folder(out), run.identity(), resume=resume, say=run.say) as state:
         if finished:
             _compare(finished, run, out)
-            finish(state)
-            return finished
-        needed = saved_bytes(shape, run.profile) + disk_bytes(shape, run.profile)
-        with draft_folder(out, needed_bytes=needed, replace=resume and _broken_off(out)) as draft:
-            run.load(weights or located(profile))
-            run.before(state)
-            run.train(draft, state)
-            record = run.after(draft)
+        record = finished or _carry_out(run, out, state, weights=weights, replacing=resume and _broken_off(out))
         finish(state)
         return record
+
+
+def _carry_out(run: Run, out: Path, state: State, *, weights: Weights | None, replacing: bool) -> RunRecord:
+    """All phases of the run, published as ``out``."""
+    needed = saved_bytes(run.shape, run.profile) + disk_bytes(run.shape, run.profile)
+    with draft_folder(out, needed_bytes=needed, replace=replacing) as draft:
+        run.load(weights or located(run.profile))
+        run.before(state)
+        run.train(draft, state)
+        return run.after(draft)
 
 
 def _finished(out: Path) -> RunRecord | None:
