@@ -111,7 +111,8 @@ def run_sft(
     """
     profile, out = adjusted(profile_of(profile) if isinstance(profile, str) else profile, **changes), Path(out)
     limit_threads(profile)
-    tell = (on_event or _print_notes) if processes.is_first() else _tell_nobody
+    tell = _print_notes if on_event is None else on_event
+    tell = tell if processes.is_first() else _tell_nobody
     finished = _finished(out) if resume else None
     begun = finished.settings if finished else begun_settings(out) if resume else None
     run = Run(profile=profile, seed=seed, truncate=truncate, bar=bar and processes.is_first(), tell=tell)
