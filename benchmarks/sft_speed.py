@@ -66,12 +66,10 @@ def plain_trainer(profile: Profile, out: Path) -> SFTTrainer:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, quantization_config=quantization, device_map="cpu", use_safetensors=True
     )
+    said = [(row.instruction, row.response) for row in rows_of(profile, "train")]
     rows = [
-        {
-            "prompt": [{"role": "user", "content": row.instruction}],
-            "completion": [{"role": "assistant", "content": row.response}],
-        }
-        for row in rows_of(profile, "train")
+        {"prompt": [{"role": "user", "content": asked}], "completion": [{"role": "assistant", "content": answer}]}
+        for asked, answer in said
     ]
     trainer = SFTTrainer(
         model=model,

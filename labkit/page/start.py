@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 from labkit import __version__
+from labkit.models.places import place, set_cache_environment
 from labkit.models.profiles import current_profile, limit_threads
-from labkit.models.weights import place, set_cache_environment
 from labkit.page.labels import language, text
 from labkit.page.records import mark_cell_start, shell
 

@@ -8,6 +8,7 @@ indices are comparable; FP4's is the order of its bit patterns, not of its value
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
@@ -115,7 +116,8 @@ def count_below(values: Tensor, bounds: Tensor) -> Tensor:
 def look_up(indices: Tensor, table: Tensor) -> Tensor:
     """The level of each index: ``table[indices]`` for flat uint8 indices, float32, two at a time.
 
-    What takes the time is the look-up, whether it fetches one level or two.
+    What takes the time is the look-up, whether it fetches one level or two. An index that the table lacks gives NaN, or
+    an IndexError where it is 16 or more.
     """
     even = torch.nn.functional.pad(indices, (0, len(indices) % 2))
     pairs = _pairs(tuple(table.tolist())).to(indices.device)
@@ -125,7 +127,7 @@ def look_up(indices: Tensor, table: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=32)
 def _pairs(levels: tuple[float, ...]) -> Tensor:
     """Two levels in 8 bytes, at ``second * 256 + first`` of their indices: how two bytes read as one number."""
-    table, pairs = torch.tensor(levels), torch.zeros(16, 256, 2)
+    table, pairs = torch.tensor(levels), torch.full((16, 256, 2), math.nan, dtype=torch.float32)
     pairs[: len(table), : len(table), 0] = table
     pairs[: len(table), : len(table), 1] = table[:, None]
     return pairs.view(torch.int64).flatten()

@@ -86,7 +86,8 @@ class Run:
         if begun:
             self.profile, fixed = as_begun(self.profile, begun.get("profile", {}), fixed=fixed), SETTLED
         if not force and (choice := settled(self.profile, shape=shape, fixed=fixed)):
-            self.profile = choice.profile
+            if not begun:  # one that was begun with force has its element type as ``auto``
+                self.profile = choice.profile
             self.say(choice.words[0] + ("; as the run began" if begun else ""))
         check_method(settled_method(self.profile), capability=capability_of(default_device()))
 

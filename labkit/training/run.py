@@ -22,7 +22,7 @@ from labkit.training.data import PUBLIC_SETS, Example, load
 from labkit.training.draft import draft_folder
 from labkit.training.phases import OnEvent, Run
 from labkit.training.record import RECORD_FILE, RunRecord, read_record
-from labkit.training.resume import begun_settings, differences, finish, state_folder, unfinished
+from labkit.training.resume import State, begun_settings, differences, finish, state_folder, unfinished
 from labkit.training.saves import disk_bytes
 
 if TYPE_CHECKING:
@@ -122,16 +122,19 @@ def run_sft(
     with unfinished(state_folder(out), run.identity(), resume=resume, say=run.say) as state:
         if finished:
             _compare(finished, run, out)
-            finish(state)
-            return finished
-        needed = saved_bytes(shape, run.profile) + disk_bytes(shape, run.profile)
-        with draft_folder(out, needed_bytes=needed, replace=resume and _broken_off(out)) as draft:
-            run.load(weights or located(profile))
-            run.before(state)
-            run.train(draft, state)
-            record = run.after(draft)
+        record = finished or _carry_out(run, out, state, weights=weights, replacing=resume and _broken_off(out))
         finish(state)
         return record
+
+
+def _carry_out(run: Run, out: Path, state: State, *, weights: Weights | None, replacing: bool) -> RunRecord:
+    """All phases of the run, published as ``out``."""
+    needed = saved_bytes(run.shape, run.profile) + disk_bytes(run.shape, run.profile)
+    with draft_folder(out, needed_bytes=needed, replace=replacing) as draft:
+        run.load(weights or located(run.profile))
+        run.before(state)
+        run.train(draft, state)
+        return run.after(draft)
 
 
 def _finished(out: Path) -> RunRecord | None:

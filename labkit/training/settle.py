@@ -61,7 +61,7 @@ def settled(profile: Profile, *, shape: ModelShape | None = None, fixed: Collect
 
 
 def as_begun(profile: Profile, begun: dict[str, Any], *, fixed: Collection[str] = ()) -> Profile:
-    """``profile`` with the `SETTLED` fields of a run that has begun, if that has as many rows in an update.
+    """``profile`` with the `SETTLED` fields of a run that has begun; of two splits, if their updates have as many rows.
 
     Args:
         profile: what is asked for.
@@ -70,7 +70,7 @@ def as_begun(profile: Profile, begun: dict[str, Any], *, fixed: Collection[str] 
     """
     open_ones = {*SETTLED} - {*fixed} - ({"dtype"} if profile.dtype != "auto" else set())
     resumed = replace(profile, **{name: begun[name] for name in open_ones if name in begun})
-    return resumed if resumed.rows_per_step == profile.rows_per_step else profile
+    return resumed if resumed.rows_per_step == profile.rows_per_step else replace(profile, dtype=resumed.dtype)
 
 
 def settled_once(

@@ -227,6 +227,14 @@ def test_a_single_level_is_a_code():
     assert dequantize(quantize(torch.tensor([2.0, -1.0]), code=[0.5])).tolist() == [1.0, 1.0]
 
 
+def test_an_index_that_the_table_lacks_is_no_silent_zero():
+    mine = quantize(normal(64), code="int4")  # 15 levels
+    broken = dequantize(replace(mine, indices=mine.indices.clone().fill_(15)))
+    assert bool(broken.isnan().all())
+    with pytest.raises(IndexError):
+        dequantize(replace(mine, indices=mine.indices.clone().fill_(16)))
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 64, 65])
 def test_unpacking_undoes_packing(n):
     mine = quantize(normal(n, seed=n))

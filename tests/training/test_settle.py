@@ -162,6 +162,15 @@ def test_a_continued_run_that_no_longer_fits_is_refused_and_nothing_is_lost(sft,
     assert not state_folder(tmp_path / "run").exists()
 
 
+def test_a_run_that_was_forced_goes_on_without_force(profile, weights, monkeypatch):
+    """Its element type was recorded as ``auto``; settled by name, it would be another run."""
+    monkeypatch.setattr(settle, "own_card", lambda: (2**40, (7, 5)))
+    run = phases.Run(profile=replace(profile, dtype="auto"), seed=0, truncate=False, bar=False, tell=lambda *_: None)
+    begun = run.identity()
+    run.check(shape_of(str(weights.folder)), begun=begun, force=False)
+    assert run.identity() == begun
+
+
 def test_other_rows_of_an_update_are_another_run(sft, free):
     free(2)
     with pytest.raises(KeyboardInterrupt):

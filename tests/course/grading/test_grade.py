@@ -32,7 +32,6 @@ SCRIPT = '<script>document.title="owned"</script><img src=x onerror="document.ti
 EVIL_NAME = "=HYPERLINK(0)"
 BOLD_NAME = "<b onmouseover=alert(1)>x"
 LESSONS = ("00_start_here", "01_memory", "02_lora", "03_nf4", "04_qlora_sft")
-ALL_BUT_WRITTEN = 2 + 3 + 2
 
 
 def good(folder):
