@@ -81,7 +81,7 @@ def main() -> None:
                 "runs": runs,
             }
             made_by, name = "benchmarks/dora_correlation.py", f"dora_correlation_{profile.name}"
-            write_measurement(made_by, report, note="shared with other programs", name=name)
+            write_measurement(made_by, report, name=name)
             print(kind, seed, runs[-1]["heldout_loss"], *runs[-1]["correlations"], sep="\n  ", flush=True)
 
 

@@ -117,7 +117,7 @@ def main() -> None:
     dry = dry_runs()
     models = {name: adapted(name) for name in CASES}
     peaks = measured_peaks(models, 512)
-    note = "one thread, shared with other programs: trust the ratios only"
+    note = "one thread: trust the ratios only"
     report = {
         "model": PROFILE.model,
         "rank": RANK,

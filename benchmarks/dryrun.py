@@ -76,7 +76,7 @@ def main() -> None:
     step = Step(batch=4, seq_len=2048)
     beside = [beside_closed_form(model, Method(kind=method, rank=16), step) for model, method, more in RUNS if not more]
     findings = {"runs": runs, "beside_closed_form": beside}
-    write_measurement("benchmarks/dryrun.py", findings, note="processor time, beside other programs")
+    write_measurement("benchmarks/dryrun.py", findings, note="processor time")
     for each in runs:
         memory = f"{each['max_rss_bytes'] / 2**20:.0f} MiB"
         print(each["model"], each["method"], each["options"], f"{each['cpu_seconds']:.1f} s", memory)

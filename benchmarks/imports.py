@@ -56,7 +56,7 @@ def main() -> None:
             f"{name:18} {row['median_cpu_seconds']:.3f} s, {row['by_empty_python']['ratio']:.2f} times an empty Python"
         )
     if not quick:
-        write_measurement("benchmarks/imports.py", found, note="processor time, beside other programs")
+        write_measurement("benchmarks/imports.py", found, note="processor time")
 
 
 if __name__ == "__main__":

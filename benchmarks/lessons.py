@@ -15,7 +15,7 @@ def main() -> None:
     """Execute the English solutions one after the other and write what they took."""
     path = checkout() / "data" / "measurements" / "lessons_tiny.json"
     report = {
-        **provenance("benchmarks/lessons.py", note="another program was running"),
+        **provenance("benchmarks/lessons.py"),
         "lessons": [],
     }
     if not path.exists():

@@ -61,7 +61,7 @@ def main() -> None:
     for row in rows:
         took = ", ".join(f"{name} {row[name]['ratio']:.2f} times as long" for name in ("quantize", "dequantize"))
         print(f"{row['n_weights']:>9,} weights in {row['dtype']}: {took}")
-    note = "processor time of one thread, beside other programs"
+    note = "processor time of one thread"
     write_measurement("benchmarks/nf4_speed.py", {"rounds": ROUNDS, "rows": rows}, note=note)
 
 

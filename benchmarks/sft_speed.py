@@ -237,8 +237,7 @@ def main() -> None:
     for name, value in found.items():
         print(f"{name:22} {value}")
     if not quick:
-        note = "other programs were running, so only the ratios count"
-        write_measurement("benchmarks/sft_speed.py", found, note=note)
+        write_measurement("benchmarks/sft_speed.py", found)
 
 
 if __name__ == "__main__":

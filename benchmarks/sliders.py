@@ -106,8 +106,7 @@ def main() -> None:
     for row in [*found["first_slider"].items(), *found["explorers"]]:
         print(row)
     if not quick:
-        note = "other programs were running"
-        write_measurement("benchmarks/sliders.py", found, note=note)
+        write_measurement("benchmarks/sliders.py", found)
 
 
 def _measure(browser: Any, name: str, explorer: Explorer, folder: Path, rounds: int) -> dict[str, Any]:

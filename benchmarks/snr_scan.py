@@ -55,16 +55,18 @@ def compare(shape: tuple[int, int], *, rounds: int, starts: int) -> dict[str, An
     """One shape; ratios are ours by the SVD's: above 1 ours takes longer."""
     matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
-    def by_svd(dtype: torch.dtype) -> Any:
-        return judge(torch.linalg.svdvals(matrix.to(dtype)).double().numpy(), shape)
+    def svd(dtype: torch.dtype) -> Any:
+        return torch.linalg.svdvals(matrix.to(dtype)).double().numpy()
 
     dtypes = {"svd float32": torch.float32, "svd float64": torch.float64}
-    steps = {"ours": lambda: snr(matrix)} | {name: lambda d=dtype: by_svd(d) for name, dtype in dtypes.items()}
+    steps = {"ours": lambda: snr(matrix)} | {
+        name: lambda d=dtype: judge(svd(d), shape) for name, dtype in dtypes.items()
+    }
     seconds = take_turns(steps, rounds=rounds, clock=time.process_time)
     found: dict[str, Any] = {"shape": list(shape), "ours_bytes": peak_bytes(shape, "ours", starts)}
     ours, score = singular_values(matrix), snr(matrix).snr
     for name, dtype in dtypes.items():
-        values = torch.linalg.svdvals(matrix.to(dtype)).double().numpy()
+        values = svd(dtype)
         found[name] = {
             "time": asdict(time_ratio(seconds["ours"], seconds[name])),
             "bytes": peak_bytes(shape, name.removeprefix("svd "), starts),
@@ -92,7 +94,7 @@ def main() -> None:
     for row in findings["rows"]:
         print(row)
     if not quick:
-        note = "processor time of one thread, beside other programs"
+        note = "processor time of one thread"
         write_measurement("benchmarks/snr_scan.py", findings, note=note)
 
 

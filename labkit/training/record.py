@@ -22,6 +22,7 @@ from labkit.paths import checkout
 PACKAGES = ("labkit", "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
 RECORD_FILE, SAMPLES_FILE, ADAPTER_FOLDER = "record.json", "samples.md", "adapter"
 SCHEMA = 1
+BUSY_PERCENT = 5  # of all cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,13 +147,14 @@ def provenance(made_by: str, *, note: str = "") -> dict[str, Any]:
 
     Args:
         made_by: path of the script in the book.
-        note: said after the hardware, e.g. that other programs were running.
+        note: said after the hardware, e.g. how many threads. That other programs compute now is found out and said too.
     """
     machine = hardware()
+    notes = [*filter(None, [note]), *(["beside other programs"] if _others_compute() else [])]
     return {
         "made_by": made_by,
         "date": datetime.now(UTC).date().isoformat(),
-        "hardware": f"{machine['cores']} CPU cores of an {machine['cpu']}" + (f", {note}" if note else ""),
+        "hardware": ", ".join([f"{machine['cores']} CPU cores of an {machine['cpu']}", *notes]),
         "versions": versions(),
     }
 
@@ -167,6 +169,13 @@ def write_measurement(made_by: str, findings: dict[str, Any], *, note: str = "",
     """
     path = checkout() / "data" / "measurements" / f"{name or Path(made_by).stem}.json"
     return write_json(path, provenance(made_by, note=note) | findings)
+
+
+def _others_compute() -> bool:
+    """Whether the machine is busy while this process waits for half a second."""
+    import psutil
+
+    return psutil.cpu_percent(interval=0.5) > BUSY_PERCENT
 
 
 def _plain(value: Any) -> Any:

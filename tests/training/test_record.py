@@ -7,7 +7,15 @@ import pytest
 
 from labkit.errors import LabError
 from labkit.models.profiles import PROFILES
-from labkit.training.record import RunRecord, hardware, profile_as_dict, profile_from, read_record, versions
+from labkit.training.record import (
+    RunRecord,
+    hardware,
+    profile_as_dict,
+    profile_from,
+    provenance,
+    read_record,
+    versions,
+)
 
 
 def record(**changes) -> RunRecord:
@@ -85,3 +93,12 @@ def test_hardware_and_versions_say_what_a_reader_asks():
     assert found["cpu"] and 1 <= found["cores"] <= os.cpu_count() and found["memory_bytes"] > 2**28
     assert (found["gpu"] is None) == (not torch.cuda.is_available())
     assert versions()["torch"] == torch.__version__.split("+")[0] or versions()["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(("percent", "said"), [(1.0, "one thread"), (60.0, "one thread, beside other programs")])
+def test_a_measurement_says_whether_other_programs_ran(monkeypatch, percent, said):
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval: percent)
+    machine = hardware()
+    expected = f"{machine['cores']} CPU cores of an {machine['cpu']}, {said}"
+    assert provenance("benchmarks/x.py", note="one thread")["hardware"] == expected
+    assert provenance("benchmarks/x.py")["hardware"] == expected.replace(", one thread", "")
