@@ -11,7 +11,7 @@ from labkit.commands.memory import dryrun, memory
 from labkit.commands.spectrum import snr
 from labkit.commands.sweep import sweep
 from labkit.commands.training import sft
-from labkit.console import err, escape
+from labkit.console import print_error
 from labkit.errors import LabError
 
 # In the order of --help.
@@ -32,7 +32,7 @@ def main() -> None:
     try:
         app()
     except LabError as error:
-        err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+        print_error(error)
         raise SystemExit(2) from None
 
 

@@ -20,6 +20,11 @@ ProfileFlag = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
+def print_error(error: LabError) -> None:
+    """An error in one line, on standard error."""
+    err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+
+
 def language(lang: str) -> str:
     """``lang``, if the book is in it.
 

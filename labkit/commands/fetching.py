@@ -6,7 +6,7 @@ import time
 
 import typer
 
-from labkit.console import JsonFlag, ProfileFlag, err, escape, out, print_json
+from labkit.console import JsonFlag, ProfileFlag, err, escape, out, print_error, print_json
 from labkit.errors import LabError
 
 
@@ -23,7 +23,7 @@ def fetch(profile: ProfileFlag = None, as_json: JsonFlag = False) -> None:
             err.print(f"{chosen.model}: about {download_bytes(chosen) / 1e9:.2f} GB")
             weights = locate(chosen, say=lambda line: err.print(escape(line), soft_wrap=True))
     except LabError as error:
-        err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+        print_error(error)
         raise typer.Exit(1) from None
     n_bytes = sum(path.stat().st_size for path in weights.folder.iterdir() if path.is_file())
     found = {"profile": chosen.name, "model": weights.model, "source": weights.source, "folder": str(weights.folder)}

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from labkit.training.record import read_record
 from labkit.training.resume import state_folder
 from labkit.training.run import run_sft
 from labkit.training.saves import checkpoints
+from tests.training.outcomes import result
 
 MOMENTS = 20
 HEAVY = ["labkit.training.run", "labkit.training.loading", "torch", "datasets", "transformers", "trl", "peft"]
@@ -34,12 +34,6 @@ def start(profile, weights, rows):
 def finished(process):
     process.join(timeout=300)
     return process.exitcode == 0
-
-
-def result(out):
-    record = read_record(out)
-    adapter = (out / "adapter" / "adapter_model.safetensors").read_bytes()
-    return adapter, record.curve, record.before, record.after, record.trained_tokens
 
 
 def test_a_run_killed_at_any_of_20_moments_ends_as_if_nothing_had_happened(start, tmp_path):

@@ -12,6 +12,7 @@ from labkit.training.record import read_record
 from labkit.training.resume import State, differences, save_every, state_folder, unfinished
 from labkit.training.run import run_sft
 from labkit.training.saves import KEPT, SEAL, checkpoints, fault, newest_good, seal
+from tests.training.outcomes import result
 
 STEPS = 14  # a checkpoint every step; 24 rows in batches of 4: the third epoch
 
@@ -45,13 +46,6 @@ def notes():
                 raise Stop
 
     return Notes()
-
-
-def result(folder):
-    """What a continued run must have in common with one that ran in one go."""
-    record = read_record(folder)
-    trained = next(path for path in folder.rglob("*model.safetensors")).read_bytes()
-    return trained, record.curve, record.before, record.after, record.trained_tokens
 
 
 def test_a_run_that_breaks_off_at_any_step_ends_as_if_it_had_not(sft, notes, tmp_path):

@@ -17,11 +17,11 @@ from labkit.training.record import read_record
 from labkit.training.resume import state_folder
 from labkit.training.run import adjusted, run_sft
 from labkit.training.trial import run_trial
+from tests.training.outcomes import TOLERANCE, assert_same_curve, result
 
 GPU = PROFILES["gpu"]
 GIB = 2**30
 STEPS = 6  # of 4 rows, of 24: one epoch
-TOLERANCE = 1e-5  # as in test_processes.py: float32 adds up in another order
 
 
 @pytest.fixture
@@ -58,12 +58,6 @@ def split(record):
     return tuple(record.settings["profile"][name] for name in ("batch", "accumulation", "checkpointing"))
 
 
-def result(folder):
-    record = read_record(folder)
-    trained = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-    return trained, record.curve, record.before, record.after
-
-
 # --- the same update, whatever the card ------------------------------------------------------------------------------
 
 
@@ -76,11 +70,7 @@ def test_a_run_settles_on_what_fits_says_so_and_has_the_profiles_curve(sft, free
     said = [note for note in notes if note.startswith("settings for this GPU: float32, batch x accumulation")]
     assert len(said) == 1 and f"{settled_on[0]} x {settled_on[1]}" in said[0]
     assert ("would need" in said[0]) == (settled_on != (4, 1, False))
-    assert [point["tokens"] for point in record.curve] == [point["tokens"] for point in whole.curve]
-    for name in ("loss", "grad_norm", "learning_rate"):
-        expected = [point[name] for point in whole.curve]
-        assert [point[name] for point in record.curve] == pytest.approx(expected, rel=TOLERANCE, abs=1e-12), name
-    assert record.after["heldout_loss"] == pytest.approx(whole.after["heldout_loss"], rel=TOLERANCE)
+    assert_same_curve(record, whole)
 
 
 def test_the_curve_is_not_that_of_the_smaller_batch_alone(sft):
