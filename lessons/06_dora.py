@@ -576,14 +576,14 @@ for kind, changes in moved.items():
 """
 On `tiny` the *order* of the paper comes back at the last moment: LoRA ties length and direction together (+0.80), full fine-tuning does not (−0.18), and DoRA lies between (+0.02). The paper's negative *signs* do not: both of those intervals hold zero. And where the points of all moments are thrown together, as in the paper, the numbers are +0.87, +0.37 and +0.53. A correlation depends on what you put into it.
 
-One run each, four layers: too little to settle anything. So the same was measured on SmolLM2-135M, all linears of 30 layers, three seeds of 12 steps (`benchmarks/dora_correlation.py`; 2 cores of an AMD EPYC, 2026-11-25). The order stands: at the last moment LoRA has +0.26 to +0.29, full fine-tuning −0.07 to −0.01, DoRA −0.08 to +0.01, and in every run the intervals of the last two hold zero. With *relative* lengths it is gone: DoRA +0.93 to +0.94, LoRA +0.88 to +0.90, full fine-tuning +0.82 to +0.84. The paper's order is no accident of a tiny model, but it is one of lengths in absolute terms.
+One run each, four layers: too little to settle anything. So the same was measured on SmolLM2-135M, all linears of 30 layers, three seeds of 12 steps (`benchmarks/dora_correlation.py`; 2 cores of an AMD EPYC, 2026-11-25). LoRA stands apart again: at the last moment it has +0.26 to +0.29, full fine-tuning −0.07 to −0.01, DoRA −0.08 to +0.01, and in every run the intervals of the last two hold zero. With *relative* lengths all three are high: DoRA +0.93 to +0.94, LoRA +0.88 to +0.90, full fine-tuning +0.82 to +0.84. That LoRA stands apart is no accident of a tiny model, but it holds for absolute lengths only.
 """
 
-# %% [markdown] tags=["zh", "of-0cb955bb"]
+# %% [markdown] tags=["zh", "of-1aa918cb"]
 """
 在 `tiny` 上，只看最后一个时刻，论文的*次序*重现了：LoRA 把长度和方向绑在一起（+0.80），全参数微调没有（−0.18），DoRA 在两者之间（+0.02）。但论文的*负号*没有重现：后两个区间都包含零。而像论文那样把所有时刻的点放在一起，得到的是 +0.87、+0.37 和 +0.53。一个相关系数是多少，取决于你往里放了什么。
 
-每种方法只跑了一次，只有四层，什么也定不下来。所以又在 SmolLM2-135M 上做了同样的测量：30 层的全部线性层，三个种子，各训练 12 步（`benchmarks/dora_correlation.py`；2 个 AMD EPYC 核心，2026-11-25）。次序没有变：最后一个时刻，LoRA 是 +0.26 到 +0.29，全参数微调是 −0.07 到 −0.01，DoRA 是 −0.08 到 +0.01，后两者的区间每次都包含零。换成*相对*长度，这个次序就没了：DoRA +0.93 到 +0.94，LoRA +0.88 到 +0.90，全参数微调 +0.82 到 +0.84。可见论文的次序并非小模型上的偶然，但它只对绝对长度成立。
+每种方法只跑了一次，只有四层，什么也定不下来。所以又在 SmolLM2-135M 上做了同样的测量：30 层的全部线性层，三个种子，各训练 12 步（`benchmarks/dora_correlation.py`；2 个 AMD EPYC 核心，2026-11-25）。LoRA 还是与众不同：最后一个时刻，它是 +0.26 到 +0.29，全参数微调是 −0.07 到 −0.01，DoRA 是 −0.08 到 +0.01，后两者的区间每次都包含零。换成*相对*长度，三种方法都很高：DoRA +0.93 到 +0.94，LoRA +0.88 到 +0.90，全参数微调 +0.82 到 +0.84。可见 LoRA 的与众不同并非小模型上的偶然，但只在看绝对长度时成立。
 """
 
 # %% [markdown] tags=["en"]
