@@ -74,6 +74,12 @@ def read_json(path: Path | str) -> Any | None:
         return None
 
 
+def flush(path: Path) -> None:
+    """Wait until the disk has a file that another library wrote."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, 64 hexadecimal digits; it is read piece by piece."""
     with path.open("rb") as file:

@@ -13,11 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.errors import LabError
-from labkit.files import writing
+from labkit.files import flush, writing
 from labkit.training.processes import is_first
 
 BROKEN_OFF = "broken-off"  # where a replaced run goes until it is removed
 SPARE_BYTES = 64 * 2**20  # record, samples, the file system's own needs
+
+
+def destination(out: Path | str) -> Path:
+    """``out`` as an absolute path; a symbolic link stands for the folder that it names, whether that exists or not."""
+    out = Path(os.path.abspath(out))
+    return out.resolve() if out.is_symlink() else out
 
 
 @dataclass
@@ -25,7 +31,7 @@ class Draft:
     """A run in the making: its ``folder``, and whether that already holds something worth keeping."""
 
     folder: Path
-    keep: bool = False  # from when the trained weights are saved
+    keep: bool = False  # from when the trained weights and a record are in it
 
 
 @contextlib.contextmanager
@@ -45,6 +51,9 @@ def draft_folder(out: Path | str, *, needed_bytes: int, replace: bool = False) -
             yield Draft(Path(folder))
         return
     out = Path(out)
+    if os.path.ismount(out) or (out.is_dir() and out.samefile(Path.cwd())):
+        rule = "a run takes the place of this folder, and that of the current folder or a disk cannot be taken"
+        raise LabError(str(out), rule, f"name a folder in it, e.g. {out / 'run'}")
     if out.exists() and not replace and (not out.is_dir() or any(out.iterdir())):
         raise LabError(str(out), "this holds something already and finished work is kept", "name another folder")
     with writing(out):
@@ -75,6 +84,8 @@ def _publish(draft: Draft, out: Path, *, replace: bool) -> None:
     with writing(out):
         for path in (draft.folder, *draft.folder.rglob("*")):  # made for one user; others on a shared disk read it too
             path.chmod(0o755 if path.is_dir() else 0o644)
+            if path.is_file():
+                flush(path)  # before the checkpoints go
         if out.is_dir() and replace:
             os.replace(out, draft.folder / BROKEN_OFF)  # a rename: out is either the old run or the new one
         elif out.is_dir():

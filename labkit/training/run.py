@@ -19,7 +19,7 @@ from labkit.models.shapes import shape_of
 from labkit.training import processes
 from labkit.training.checkpoints import located, saved_bytes
 from labkit.training.data import PUBLIC_SETS, Example, load
-from labkit.training.draft import draft_folder
+from labkit.training.draft import destination, draft_folder
 from labkit.training.phases import OnEvent, Run
 from labkit.training.record import RECORD_FILE, RunRecord, read_record
 from labkit.training.resume import State, begun_settings, differences, finish, state_folder, unfinished
@@ -109,7 +109,7 @@ def run_sft(
         LabError: bad input, an unusable ``out``, rows that are too long, a GPU that is too small by prediction; a run
             that goes on in ``out`` already, or was begun there with other settings.
     """
-    profile, out = adjusted(profile_of(profile) if isinstance(profile, str) else profile, **changes), Path(out)
+    profile, out = adjusted(profile_of(profile) if isinstance(profile, str) else profile, **changes), destination(out)
     limit_threads(profile)
     tell = _print_notes if on_event is None else on_event
     tell = tell if processes.is_first() else _tell_nobody

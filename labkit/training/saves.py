@@ -7,12 +7,11 @@ looks like one. The seal, written last and in one rename, makes it one: it names
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 
-from labkit.files import file_sha256, write_json, writing
+from labkit.files import file_sha256, flush, write_json, writing
 from labkit.models.profiles import Profile, settled_method
 from labkit.models.shapes import ModelShape
 from labkit.theory.memory import trainable_tensors
@@ -103,6 +102,5 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _flushed(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    flush(path)
     return path.stat().st_size, file_sha256(path)

@@ -7,7 +7,7 @@ import pytest
 
 from labkit.errors import LabError
 from labkit.training import draft
-from labkit.training.draft import draft_folder
+from labkit.training.draft import destination, draft_folder
 
 
 def names(folder):
@@ -66,3 +66,35 @@ def test_a_file_in_the_way_of_the_parent_is_told(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(LabError, match="cannot write there"), draft_folder(tmp_path / "file" / "run", needed_bytes=1):
         pytest.fail("the block must not run")
+
+
+def test_a_link_stands_for_the_folder_that_it_names(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    for name in ("disk/there", "disk/not yet"):
+        link = tmp_path / name.replace("/", " ")
+        link.symlink_to(tmp_path / name)
+        with draft_folder(destination(link), needed_bytes=1) as made:
+            (made.folder / "a").write_text("1")
+        assert link.is_symlink() and (link / "a").read_text() == "1"
+    monkeypatch.chdir(tmp_path)
+    assert destination("run") == tmp_path / "run"
+
+
+@pytest.mark.parametrize("out", [".", "/"])
+def test_a_folder_whose_place_cannot_be_taken_is_refused_at_once(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LabError, match=r"takes the place.*name a folder in it"), draft_folder(out, needed_bytes=1):
+        pytest.fail("the block must not run")
+
+
+def test_what_is_published_is_on_the_disk_first(tmp_path, monkeypatch):
+    """A power cut between the rename and the writing would leave empty files, and the checkpoints are gone by then."""
+    flushed, renamed, real = [], [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(os.readlink(f"/proc/self/fd/{number}")))
+    monkeypatch.setattr(os, "replace", lambda old, new: renamed.append(len(flushed)) or real(old, new))
+    with draft_folder(tmp_path / "run", needed_bytes=1) as made:
+        (made.folder / "adapter").mkdir()
+        for name in ("adapter/a", "b"):
+            (made.folder / name).write_text("1")
+    assert sorted(map(os.path.basename, flushed)) == ["a", "b"]
+    assert renamed == [2]
