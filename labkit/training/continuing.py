@@ -53,7 +53,8 @@ def _disk_error(error: Exception) -> OSError | None:
     for number in _REFUSALS:
         if os.strerror(number) in said or f"os error {number}" in said:
             return OSError(number, os.strerror(number))
-    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if "PytorchStreamWriter" in said else None
+    torch_says = any(words in said for words in ("PytorchStreamWriter", "unexpected pos"))  # the first hides behind it
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if torch_says else None
 
 
 def _take_over(trainer: SFTTrainer, checkpoint: Path) -> None:
