@@ -155,7 +155,7 @@ class Run:
         self.tokens_per_s = self.curve[-1]["tokens"] / self.used.seconds
         self._save(draft)
         if error:
-            self._record(None, None, error=str(error)).write(draft.folder)
+            self._keep(draft, error=str(error))
             raise error
 
     def _save(self, draft: Draft) -> None:
@@ -163,6 +163,10 @@ class Run:
         if processes.is_first():
             with writing(draft.folder):
                 save_trained(self.model, self.profile, draft.folder)
+
+    def _keep(self, draft: Draft, *, error: str) -> None:
+        """Publish what was trained, not measured again; where not even its record fits, the checkpoints are left."""
+        self._record(None, None, error=error).write(draft.folder)
         draft.keep = True
 
     def after(self, draft: Draft) -> RunRecord:
@@ -170,7 +174,7 @@ class Run:
             with self.phase("after"):
                 scores, texts = self._explaining(self._scores, phase="after")
         except BaseException as error:
-            self._record(None, None, error=f"{type(error).__name__}: {error}").write(draft.folder)
+            self._keep(draft, error=f"{type(error).__name__}: {error}")
             raise
         self.tell("after", scores)
         record = self._record(scores, texts)
