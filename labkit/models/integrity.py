@@ -5,6 +5,7 @@ A folder that labkit made also carries a manifest (sizes and SHA-256 of its file
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
@@ -19,6 +20,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 CHAT_STOP = "<|im_end|>"  # ends every turn of ChatML, and so the answers that the book trains on
+PIECES, PIECE_BYTES = 64, 2**16  # of a weights file, see `fingerprint`
 LARGEST_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 
 
@@ -36,6 +38,23 @@ def problems(folder: Path) -> dict[str, str]:
     if shape and not found:
         _compare(shape, sum(counts.values()), found)
     return found
+
+
+def fingerprint(folder: Path) -> str:
+    """Sixteen hexadecimal digits that tell a model folder from another of the same shape, in a fraction of a second.
+
+    They stand for configuration, tokenizer, the size of every weights file, and `PIECES` pieces of each, evenly spread:
+    training changes numbers everywhere.
+    """
+    found = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        size = path.stat().st_size
+        found.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for place in range(0, size, max(PIECE_BYTES, size // PIECES)):
+                file.seek(place)
+                found.update(file.read(PIECE_BYTES))
+    return found.hexdigest()[:16]
 
 
 def refuse_pickles(folder: Path, *names: str) -> None:

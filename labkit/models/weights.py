@@ -92,6 +92,17 @@ def find(profile: Profile, *, source: str | None = None) -> Weights | None:
     return None
 
 
+def own_model(profile: Profile) -> str | None:
+    """`integrity.fingerprint` of the student's folder that stands for the profile's model; None where there is none.
+
+    Raises:
+        LabError: an unknown source.
+    """
+    if profile.model == TINY or (chosen := _chosen(None)) in ("auto", *SOURCES):
+        return None
+    return integrity.fingerprint(Path(chosen).expanduser())
+
+
 def download_bytes(profile: Profile) -> int:
     """About how many bytes the profile's weights take on disk: parameters times 2 (bfloat16)."""
     return shape_of(profile.model).n_params * BYTES_PER_PARAM

@@ -21,6 +21,7 @@ from labkit.errors import LabError
 from labkit.models.methods import TARGETS, Method, parse_layers, parse_targets
 from labkit.models.profiles import Profile, current_profile
 from labkit.models.shapes import ModelShape, shape_of
+from labkit.models.weights import own_model
 from labkit.theory.memory import adapter_tensors
 from labkit.training.kept import digest
 from labkit.training.run import adjusted, alpha_for
@@ -111,6 +112,8 @@ class Trial:
         found |= _unusual(method) | {"seed": self.seed}
         if self.follow:
             found |= {"follow": True, "max_new_tokens": profile.max_new_tokens}
+        if own := own_model(profile):
+            found["own_model"] = own
         return json.loads(json.dumps(found))
 
     @property

@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from labkit.files import read_json, write_json
 from labkit.models.places import runs_folder
 from labkit.models.profiles import Profile, settled_method
+from labkit.models.weights import own_model
 from labkit.training.data import Example
 from labkit.training.record import profile_as_dict, versions
 
@@ -27,13 +29,30 @@ def identity(profile: Profile, rows: Sequence[Example], *, seed: int = 0, trunca
     text = "\n".join(f"{row.id}\t{row.instruction}\t{row.response}" for row in rows)
     settled = replace(profile, method=settled_method(profile))
     data = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return {"profile": profile_as_dict(settled), "seed": seed, "truncate": truncate, "data_sha256": data}
+    found = {"profile": profile_as_dict(settled), "seed": seed, "truncate": truncate, "data_sha256": data}
+    return found | ({"own_model": own} if (own := own_model(profile)) else {})
 
 
 def digest(settings: dict[str, Any]) -> str:
     """Twelve hexadecimal digits that stand for ``settings`` (plain JSON, whatever the order of its names)."""
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def write_checked(path: Path, value: Any) -> None:
+    """Write plain JSON with a checksum, atomically.
+
+    Raises:
+        LabError: the disk refuses; what was there is intact.
+    """
+    write_json(path, {"checksum": digest({"value": value}), "value": value})
+
+
+def read_checked(path: Path) -> dict[str, Any] | None:
+    """The object whose ``value`` is what `write_checked` wrote; None if that is not there, or has changed since."""
+    found = read_json(path)
+    whole = isinstance(found, dict) and found.get("checksum") == digest({"value": found.get("value")})
+    return found if whole else None
 
 
 def kept(
@@ -55,11 +74,10 @@ def kept(
     """
     path = runs_folder() / "kept" / f"{name}-{digest(settings | {'versions': versions()})}.json"
     if path.exists() and not force:
-        found = read_json(path)
-        if isinstance(found, dict) and found.get("checksum") == digest({"value": found.get("value")}):
+        if found := read_checked(path):
             say(f"{name}: taken from {path} (force=True makes it again)")
             return found["value"]
         say(f"{name}: {path} is damaged, so it is made again")
     value = make()
-    write_json(path, {"checksum": digest({"value": value}), "value": value})
+    write_checked(path, value)
     return value

@@ -19,6 +19,7 @@ from labkit.errors import LabError
 from labkit.files import read_json, write_json, writing
 from labkit.training import processes
 from labkit.training.continuing import train_from
+from labkit.training.kept import read_checked, write_checked
 from labkit.training.measure import peak_memory
 from labkit.training.saves import checkpoints, newest_good, prune, seal, step_of
 
@@ -64,10 +65,19 @@ class Used:
         return Used(round(self.seconds + seconds, 3), peaks, self.resumed, round(total, 3))
 
 
-def begun_settings(out: Path | str) -> dict[str, Any] | None:
-    """The settings of the unfinished run into ``out``; None where no training was saved."""
-    folder = state_folder(out)
-    return read_json(folder / SETTINGS_FILE) if checkpoints(folder) else None
+def begun_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of the unfinished run whose state is in ``folder``; None where no training was saved.
+
+    Raises:
+        LabError: training was saved, and its settings can be read neither there nor in a checkpoint.
+    """
+    if not (saved := checkpoints(folder)):
+        return None
+    for place in (folder, *saved):
+        if isinstance(settings := read_json(place / SETTINGS_FILE), dict):
+            return settings
+    rule = "the settings of the unfinished run there cannot be read, so nothing says which run it was"
+    raise LabError(str(folder), rule, "remove that folder to start again, or name another")
 
 
 def progress_at(checkpoint: Path | None) -> Used:
@@ -83,6 +93,7 @@ class State:
     """The unfinished state of one run, held by this process alone.
 
     Attributes:
+        in_cell: a notebook's cell is what trains, so that the words are about cells.
         used: by all its sittings.
         started: when this sitting began, by `time.perf_counter`.
         earlier: seconds of the sittings before this one, up to what of their work is used again.
@@ -90,6 +101,7 @@ class State:
 
     folder: Path
     say: Say = print
+    in_cell: bool = False
     used: Used = field(default_factory=Used)
     started: float = field(default_factory=time.perf_counter)
     earlier: float = 0.0
@@ -99,14 +111,19 @@ class State:
         return self.earlier + time.perf_counter() - self.started
 
     def keep(self, name: str, value: Any) -> Any:
-        """Write ``value`` as ``name``.json, atomically, and return it."""
+        """Write ``value`` as ``name``.json, with a checksum, and return it."""
         if processes.is_first():
-            write_json(self.folder / f"{name}.json", value)
+            write_checked(self.folder / f"{name}.json", value)
         return value
 
     def kept(self, name: str) -> Any | None:
-        """What `keep` wrote; None if it never did, or if it cannot be read."""
-        return read_json(self.folder / f"{name}.json")
+        """What `keep` wrote; None if it never did, or if the file is damaged, which is said."""
+        path = self.folder / f"{name}.json"
+        if found := read_checked(path):
+            return found["value"]
+        if path.exists():
+            self.say(f"not usable: {path.name} is damaged")
+        return None
 
     def train(self, trainer: SFTTrainer) -> None:
         """``trainer.train()`` from the newest good checkpoint, or from the start, saving checkpoints on the way.
@@ -140,7 +157,8 @@ class State:
             self.say(f"not usable: {line}")
             shutil.rmtree(self.folder / line.partition(":")[0], ignore_errors=True)
         if checkpoint and step_of(checkpoint) >= steps:
-            self.say(f"trained already: {steps} of {steps} steps taken from {checkpoint} (force=True trains again)")
+            again = " (force=True trains again)" if self.in_cell else ""
+            self.say(f"trained already: {steps} of {steps} steps taken from {checkpoint}{again}")
         elif checkpoint:
             self.say(f"continuing after step {step_of(checkpoint)}, from {checkpoint}")
         elif faults:
@@ -149,18 +167,28 @@ class State:
 
 
 @contextlib.contextmanager
-def unfinished(folder: Path, settings: dict[str, Any], *, resume: bool, say: Say = print) -> Iterator[State]:
+def unfinished(
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    resume: bool,
+    force: bool = False,
+    in_cell: bool = False,
+    say: Say = print,
+) -> Iterator[State]:
     """Hold the state in ``folder`` while the block runs; the caller removes it with `finish` when all is published.
 
     Args:
         folder: see `state_folder`.
         settings: everything that decides the result, as plain JSON; a continued run must have the same.
         resume: continue what is there; without it a started run is refused. Where nothing is, both start.
+        force: remove what is there first.
+        in_cell: see `State`.
         say: told what is reused and what is damaged.
 
     Raises:
-        LabError: another process holds it; a run is there and ``resume`` is off; its settings differ (both values are
-            named); the disk refuses.
+        LabError: another process holds it, or it holds something else; a run is there and ``resume`` is off; its
+            settings differ (both values are named); the disk refuses.
     """
     from filelock import FileLock, Timeout
 
@@ -169,31 +197,43 @@ def unfinished(folder: Path, settings: dict[str, Any], *, resume: bool, say: Say
         return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE, blocking=False)
+        _refuse_a_strangers(folder)
+        lock = FileLock(folder / LOCK_FILE, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            rule = "another process is training in this folder"
+            raise LabError(str(folder), rule, "wait for it, stop it, or name another folder") from None
+        except NotImplementedError:
+            say(f"{folder}: this disk has no locks; see to it that only one run at a time uses the folder")
     try:
-        lock.acquire()
-    except Timeout:
-        rule = "another process is training in this folder"
-        raise LabError(str(folder), rule, "wait for it, stop it, or name another folder") from None
-    except NotImplementedError:
-        say(f"{folder}: this disk has no locks; see to it that only one run at a time uses the folder")
-    try:
+        if force:
+            prune(folder, keep=0)
         _same_settings(folder, settings, resume=resume)
-        with _saying_what_is_left(folder, say):
-            yield State(folder, say)
+        state = State(folder, say, in_cell)
+        with _saying_what_is_left(state):
+            yield state
     finally:
         if not checkpoints(folder):
             shutil.rmtree(folder, ignore_errors=True)  # nothing worth keeping
         lock.release()
 
 
+def _refuse_a_strangers(folder: Path) -> None:
+    """Somebody's own folder may have this name; a state has its lock from its first moment."""
+    if any(folder.iterdir()) and not any((folder / name).exists() for name in (LOCK_FILE, SETTINGS_FILE)):
+        rule = "a run keeps its unfinished work here, and this holds something else"
+        raise LabError(str(folder), rule, "move that away, or name another folder for the run")
+
+
 @contextlib.contextmanager
-def _saying_what_is_left(folder: Path, say: Say) -> Iterator[None]:
+def _saying_what_is_left(state: State) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if newest_good(folder)[0]:
-            say(f"what was trained so far is in {folder}; --resume (resume=True) continues it")
+        if newest_good(state.folder)[0]:
+            how = "run the cell again to go on" if state.in_cell else "--resume (resume=True) continues it"
+            state.say(f"what was trained so far is in {state.folder}; {how}")
         raise
 
 
@@ -212,19 +252,15 @@ def train_kept(
     Raises:
         LabError: see `unfinished`.
     """
-    if force:
-        shutil.rmtree(folder, ignore_errors=True)
-    with unfinished(folder, settings, resume=True, say=say) as state:
+    with unfinished(folder, settings, resume=True, force=force, in_cell=True, say=say) as state:
         state.train(trainer)
     return state.used
 
 
 def finish(state: State) -> None:
     """Remove the state of a run that is published."""
-    if not processes.is_first():
-        return
-    for checkpoint in checkpoints(state.folder):
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    if processes.is_first():
+        prune(state.folder, keep=0)
 
 
 def _same_settings(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
@@ -238,9 +274,11 @@ def _same_settings(folder: Path, settings: dict[str, Any], *, resume: bool) -> N
     if not resume:
         fix = "continue it with --resume (resume=True), remove that folder, or name another"
         raise LabError(str(folder), "an unfinished run is there and its work is kept", fix)
-    if changes := differences(read_json(path) or {}, settings):
+    if changes := differences(begun_settings(folder) or {}, settings):
         rule = f"the unfinished run there has other settings: {'; '.join(changes)}"
         raise LabError(str(folder), rule, "ask for the settings it began with, or name another folder")
+    if read_json(path) != settings:
+        write_json(path, settings)  # it was damaged
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:
@@ -265,6 +303,7 @@ def _sealing_callback(used: Callable[[], Used]) -> TrainerCallback:
             if state.is_world_process_zero:
                 checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
                 write_json(checkpoint / PROGRESS_FILE, asdict(used()))
+                write_json(checkpoint / SETTINGS_FILE, read_json(Path(args.output_dir) / SETTINGS_FILE))
                 seal(checkpoint)
                 prune(args.output_dir)
             processes.meet()

@@ -114,7 +114,7 @@ def run_sft(
     tell = _print_notes if on_event is None else on_event
     tell = tell if processes.is_first() else _tell_nobody
     finished = _finished(out) if resume else None
-    begun = finished.settings if finished else begun_settings(out) if resume else None
+    begun = finished.settings if finished else begun_settings(state_folder(out)) if resume else None
     run = Run(profile=profile, seed=seed, truncate=truncate, bar=bar and processes.is_first(), tell=tell)
     shape = shape_of(str(weights.folder) if weights else profile.model)
     run.check(shape, fixed=changes, begun=begun, force=force or finished is not None)
@@ -150,8 +150,9 @@ def _compare(finished: RunRecord, run: Run, out: Path) -> None:
     Raises:
         LabError: it had other settings.
     """
-    asked = {name: value for name, value in run.identity().items() if name in finished.settings}
-    if changes := differences({name: finished.settings[name] for name in asked}, asked):
+    had, asked = finished.settings, run.identity()
+    names = {name for name in asked if name in had} | {"own_model"}  # which is there only for a student's own
+    if changes := differences({name: had.get(name) for name in names}, {name: asked.get(name) for name in names}):
         rule = f"the finished run there has other settings: {'; '.join(changes)}"
         raise LabError(str(out), rule, "name another folder")
     run.say(f"{out} is finished already (begun {finished.date}): its record is used again")

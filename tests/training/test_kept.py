@@ -1,13 +1,17 @@
 """Results that come back from the disk: only with the same settings, never damaged, and said aloud."""
 
 import dataclasses
+import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from labkit.errors import LabError
 from labkit.training import kept as kept_module
 from labkit.training.evaluate import heldout_loss
+from labkit.training.grid import Trial
 from labkit.training.kept import digest, identity, kept
-from labkit.training.resume import train_kept
+from labkit.training.resume import train_kept, unfinished
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +95,29 @@ def test_a_finished_training_is_loaded_and_force_trains_again(trainer_for, profi
     curves = [[log["loss"] for log in trainer.state.log_history if "loss" in log] for trainer in (first, second)]
     assert curves[0] == curves[1] and len(curves[0]) == profile.steps
     assert train_kept(trainer_for(), tmp_path / "checkpoints", settings, force=True).resumed == []
+
+
+def test_force_takes_nothing_from_who_is_training_there(tmp_path):
+    with (
+        unfinished(tmp_path / "checkpoints", {}, resume=True) as state,
+        pytest.raises(LabError, match="another process is training in this folder"),
+    ):
+        (state.folder / "checkpoint-1").mkdir()
+        train_kept(None, state.folder, {}, force=True)
+    assert (state.folder / "checkpoint-1").is_dir()
+
+
+def test_another_model_of_the_students_is_another_result(profile, rows, weights, tmp_path, monkeypatch):
+    """LABKIT_MODEL_SOURCE names a folder; a copy of it gives the same result, trained weights of that shape do not."""
+    copy, trained = tmp_path / "copy", tmp_path / "trained"
+    for folder in (copy, trained):
+        shutil.copytree(weights.folder, folder)
+    tensors = load_file(trained / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, trained / "model.safetensors")
+    identities, trials = [], []
+    for source in ("auto", weights.folder, copy, trained):
+        monkeypatch.setenv("LABKIT_MODEL_SOURCE", str(source))
+        identities.append(digest(identity(profile, rows)))
+        trials.append(Trial(profile=profile).id)
+    for auto, one, same, other in (identities, trials):
+        assert one == same and len({auto, one, other}) == 3

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from labkit.errors import LabError
-from labkit.training.record import read_record
+from labkit.training.record import RunRecord, read_record
 from labkit.training.resume import State, differences, save_every, state_folder, unfinished
 from labkit.training.run import run_sft
 from labkit.training.saves import KEPT, SEAL, checkpoints, fault, newest_good, seal
@@ -132,6 +132,19 @@ def test_resume_starts_where_nothing_was_saved_and_returns_what_is_finished(sft,
         sft(steps=2, resume=False)
 
 
+def test_a_record_that_cannot_be_written_leaves_the_run_to_be_continued(sft, notes, tmp_path, monkeypatch):
+    def full(record, folder):
+        raise LabError(str(folder), "cannot write there (No space left on device)", "free some space")
+
+    with monkeypatch.context() as patch, pytest.raises(LabError, match="No space left"):
+        patch.setattr(RunRecord, "write", full)
+        sft(steps=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.unfinished"]
+    assert sft(steps=3, on_event=notes).resumed == [3]
+    assert any("trained already" in note for note in notes)
+    assert not any("force" in note for note in notes)  # here it means another thing
+
+
 def test_a_run_whose_last_measurement_failed_is_measured_and_replaced(sft, notes, tmp_path, monkeypatch):
     from labkit.training import evaluate
 
@@ -196,6 +209,25 @@ def test_without_a_good_checkpoint_training_starts_again_and_says_so(broken_off,
     assert any("training starts again" in note for note in notes)
 
 
+@pytest.fixture
+def left(tmp_path):
+    """The state of a run that broke off, with a checkpoint that is good, though nobody could train from it."""
+    folder = tmp_path / "left"
+    with unfinished(folder, {"seed": 0}, resume=True):
+        (folder / "checkpoint-1").mkdir()
+        (folder / "checkpoint-1" / "weights").write_text("1")
+        seal(folder / "checkpoint-1")
+    return folder
+
+
+@pytest.mark.parametrize(("in_cell", "words"), [(True, "run the cell again"), (False, "--resume")])
+def test_the_words_are_those_of_a_cell_or_of_the_command(left, in_cell, words):
+    said = []
+    with pytest.raises(Stop), unfinished(left, {"seed": 0}, resume=True, in_cell=in_cell, say=said.append):
+        raise Stop
+    assert words in said[-1]
+
+
 def test_an_unfinished_run_is_neither_overwritten_nor_continued_with_other_settings(broken_off, sft):
     before = {path: path.stat().st_mtime_ns for path in broken_off.rglob("*.safetensors")}
     with pytest.raises(LabError, match="--resume"):
@@ -205,6 +237,45 @@ def test_an_unfinished_run_is_neither_overwritten_nor_continued_with_other_setti
     with pytest.raises(LabError, match="seed was 0, now 1"):
         sft(seed=1)
     assert {path: path.stat().st_mtime_ns for path in broken_off.rglob("*.safetensors")} == before
+
+
+def test_damaged_settings_are_read_from_a_checkpoint_and_said_to_be_lost_if_none_has_them(broken_off, sft, tmp_path):
+    shutil.copytree(broken_off, state_folder(tmp_path / "lost"))
+    for damage in (truncate, lambda path: path.unlink(), lambda path: path.write_text("[1]")):
+        damage(broken_off / "settings.json")
+        with pytest.raises(LabError, match=r"profile\.method\.rank was 4, now 2"):
+            sft(rank=2)
+    assert sft().resumed == [5]
+    for path in state_folder(tmp_path / "lost").rglob("settings.json"):
+        path.unlink()
+    with pytest.raises(LabError, match=r"settings .* cannot be read.*remove that folder"):
+        sft("lost")
+    assert len(checkpoints(state_folder(tmp_path / "lost"))) == KEPT
+
+
+def test_a_strangers_folder_of_that_name_is_left_alone(sft, tmp_path):
+    theirs = state_folder(tmp_path / "run")
+    theirs.mkdir()
+    (theirs / "thesis.json").write_text("mine")
+    with pytest.raises(LabError, match="holds something else"):
+        sft(steps=1)
+    assert (theirs / "thesis.json").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.unfinished"]
+
+
+def test_a_disk_that_became_read_only_is_told_in_a_line(left, monkeypatch):
+    from filelock import FileLock
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with (
+        pytest.raises(LabError, match=r"Read-only file system.*writable disk"),
+        unfinished(left, {"seed": 0}, resume=True),
+    ):
+        pytest.fail("the block must not run")
+    assert newest_good(left)[0]
 
 
 def test_other_rows_are_other_settings(broken_off, sft, rows):
@@ -237,6 +308,25 @@ def test_a_full_disk_stops_with_the_fix_and_keeps_the_last_checkpoint(sft, tmp_p
     assert newest_good(state_folder(tmp_path / "run"))[0].name == "checkpoint-2"
     monkeypatch.undo()
     assert sft().resumed == [2]
+
+
+@pytest.mark.parametrize(
+    "share", [0.5, 1.5]
+)  # of the adapter's bytes: safetensors is refused, or torch with the states
+def test_what_the_libraries_say_of_a_disk_that_refuses_is_told_in_a_line(sft, profile, weights, tmp_path, share):
+    """The limit on a file's size stands for the disk's: the errors are the libraries' own."""
+    resource = pytest.importorskip("resource")
+    from labkit.models.shapes import shape_of
+    from labkit.training.checkpoints import saved_bytes
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * saved_bytes(shape_of(str(weights.folder)), profile)), hard))
+    try:
+        with pytest.raises(LabError, match=r"cannot write there \((File too large|No space left on device)"):
+            sft(steps=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert newest_good(state_folder(tmp_path / "run"))[0] is None
 
 
 def test_a_disk_with_too_little_room_for_checkpoints_is_refused_first(sft, tmp_path, monkeypatch, profile, weights):
@@ -305,8 +395,10 @@ def test_kept_values_survive_and_nonsense_counts_as_none(tmp_path):
     state = State(tmp_path)
     assert state.kept("before") is None
     assert state.keep("before", {"loss": 1.5}) == state.kept("before") == {"loss": 1.5}
-    (tmp_path / "before.json").write_text("{")
-    assert state.kept("before") is None
+    file = tmp_path / "before.json"
+    for text in ("{", file.read_text().replace("1.5", "2.5")):
+        file.write_text(text)
+        assert state.kept("before") is None
     shutil.rmtree(tmp_path)
 
 
