@@ -202,12 +202,12 @@ except labkit.LabError as error:
 
 # %% [markdown] tags=["en"]
 """
-Each trial is lesson 04's run: same loading, same trainer, same audit, but only the held-out loss is measured afterwards, and no adapter is kept. A finished trial is one line in the results file, on the disk before the next one begins. The six runs take about 20 seconds on `tiny`; watch the losses of the same rank differ. After a restart of the kernel the trials that the file has are not run again, and the last line says how many; `force = True` in the second cell runs them again.
+Each trial is lesson 04's run: same loading, same trainer, same audit, but only the held-out loss is measured afterwards, and no adapter is kept. A finished trial is one line in the results file, on the disk before the next one begins. The six runs take about 20 seconds on `tiny`; watch the losses of the same rank differ. After a restart of the kernel the trials that the file has are not run again unless they failed, and the last line says how many it has; `force = True` in the second cell runs them again.
 """
 
-# %% [markdown] tags=["zh", "of-f857db0d"]
+# %% [markdown] tags=["zh", "of-1aad32b7"]
 """
-每次试验就是第 04 节的那次训练：同样的加载、同样的训练器、同样的检查，只是训练后只测留出集损失，也不保留适配器。一次试验做完，就在结果文件里写下一行；先落盘，再开始下一次。六次训练在 `tiny` 上约 20 秒。请看同一个秩的损失彼此差多少。重启内核之后，文件里已有的试验不会重跑，最后一行会说明有几次；想重做，就把第二个单元格里的 `force` 改成 `True`。
+每次试验就是第 04 节的那次训练：同样的加载、同样的训练器、同样的检查，只是训练后只测留出集损失，也不保留适配器。一次试验做完，就在结果文件里写下一行；先落盘，再开始下一次。六次训练在 `tiny` 上约 20 秒。请看同一个秩的损失彼此差多少。重启内核之后，文件里已有的试验不会重跑（失败的除外），最后一行会说明有几次；想重做，就把第二个单元格里的 `force` 改成 `True`。
 """
 
 # %%
@@ -218,7 +218,7 @@ def say(row, now):
         print(f"rank {settings['rank']:3}, seed {settings['seed']}: {result}  ({now.left} left)")
 
 
-done = run_sweep(trials, out / "live.jsonl", force=force, on_row=say)
+done = run_sweep(trials, out / "live.jsonl", force=force, retry=True, on_row=say)
 print(f"{done.ran} run, {done.failed} failed; {done.found} taken from {out / 'live.jsonl'} (force=True runs them again)")
 
 # %% [markdown] tags=["en"]

@@ -31,8 +31,8 @@ REUSED = {
 SMALL = replace(PROFILES["tiny"], steps=12, train_rows=96, eval_rows=4, max_new_tokens=4)
 
 
-class Trained(Exception):
-    """Raised in place of a training."""
+class Trained(BaseException):
+    """Raised in place of a training; a sweep takes it for no failed trial."""
 
 
 def execute(number, *changes):
@@ -141,12 +141,15 @@ def test_a_changed_setting_trains_again(executed, trains, monkeypatch):
     assert trains(number)
 
 
-def test_a_damaged_file_is_made_again(executed, trains):
+def test_a_damaged_file_and_a_trial_that_failed_are_made_again(executed, trains):
     number, _, _, runs = executed
-    damaged = [*(runs / "kept").glob("*.json"), *runs.glob("lesson05*/live.jsonl")]
-    assert damaged
+    damaged, trials = [*(runs / "kept").glob("*.json")], [*runs.glob("lesson05*/live.jsonl")]
+    assert damaged or trials
     for path in damaged:
         path.write_bytes(path.read_bytes()[:-9])
+    for path in trials:
+        failed = [json.dumps(row | {"error": "RuntimeError: the GPU was full"}) for row in read_rows(path)]
+        path.write_text("\n".join([*failed, ""]))
     assert trains(number)
 
 
