@@ -20,6 +20,7 @@ def _explain(path: Path, error: OSError) -> LabError:
         13: "choose a folder you may write to, or change its permissions",
         28: "free some space or choose a folder on a larger disk (AutoDL: /root/autodl-tmp)",
         30: "choose a folder on a writable disk",
+        107: "mount that disk again, or choose another folder",
     }
     rule = f"cannot write there ({error.strerror or error})"
     return LabError(str(path), rule, fixes.get(error.errno or 0, "choose another folder"))

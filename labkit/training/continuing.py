@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trl import SFTTrainer
 
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+_REFUSALS += (errno.ENOTCONN, errno.ESTALE)  # a network disk that went away, such as Drive
 
 
 def train_from(trainer: SFTTrainer, checkpoint: Path | None) -> None:

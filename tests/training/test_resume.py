@@ -293,28 +293,33 @@ def test_two_runs_in_one_folder_do_not_mix(broken_off, sft):
     assert newest_good(broken_off)[0].name == "checkpoint-5"
 
 
-def test_a_full_disk_stops_with_the_fix_and_keeps_the_last_checkpoint(sft, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("[enforce fail at inline_container.cc:659] . PytorchStreamWriter failed writing"), "free some"),
+        (OSError(107, "Transport endpoint is not connected"), "mount that disk again"),
+    ],
+)
+def test_a_disk_that_refuses_stops_with_the_fix_and_the_last_checkpoint_stays(sft, tmp_path, monkeypatch, error, words):
     save, calls = torch.save, []
 
-    def full(value, file, *rest, **options):
+    def refuse(value, file, *rest, **options):
         calls.append(1)
         if len(calls) > 8:  # arguments, optimizer, scheduler, random numbers: in the third checkpoint
-            raise RuntimeError("[enforce fail at inline_container.cc:659] . PytorchStreamWriter failed writing file")
+            raise error
         return save(value, file, *rest, **options)
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(LabError, match=r"No space left on device.*free some space"):
-        sft()
+    monkeypatch.setattr(torch, "save", refuse)
+    with pytest.raises(LabError, match=rf"cannot write there .*{words}"):
+        sft(steps=4)
     assert newest_good(state_folder(tmp_path / "run"))[0].name == "checkpoint-2"
     monkeypatch.undo()
-    assert sft().resumed == [2]
+    assert sft(steps=4).resumed == [2]
 
 
-@pytest.mark.parametrize(
-    "share", [0.5, 1.5]
-)  # of the adapter's bytes: safetensors is refused, or torch with the states
+@pytest.mark.parametrize("share", [0.5, 1.5])
 def test_what_the_libraries_say_of_a_disk_that_refuses_is_told_in_a_line(sft, profile, weights, tmp_path, share):
-    """The limit on a file's size stands for the disk's: the errors are the libraries' own."""
+    """The limit on a file's size stands for the disk's: half an adapter stops safetensors, one and a half stop torch."""
     resource = pytest.importorskip("resource")
     from labkit.models.shapes import shape_of
     from labkit.training.checkpoints import saved_bytes
