@@ -20,6 +20,7 @@ def run(tmp_path, monkeypatch):
         return blank_row(trial) | (scores if trial.seed else {"error": "ValueError: seed 0"})
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "durable"))
     real = sweep.run_sweep
     monkeypatch.setattr(sweep, "run_sweep", lambda *given, **options: real(*given, run=quick, **options))
     (tmp_path / "my.toml").write_text(GRID)
@@ -30,15 +31,20 @@ def test_a_plan_lists_the_trials_and_runs_nothing(run, tmp_path):
     plan = json.loads(run("--plan", "--json").stdout)
     assert [(trial["settings"]["rank"], trial["settings"]["seed"]) for trial in plan if trial["blocks"] == ["r"]]
     assert len(plan) == 4
-    assert not (tmp_path / "runs").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["my.toml"]
     assert "4 trials" in run("--plan").stdout
 
 
 def test_a_sweep_runs_goes_on_and_tells_what_it_did(run, tmp_path):
     told = json.loads(run("--json").stdout)
     assert told | {"seconds": 0} == {
-        "file": "runs/my.jsonl", "trials": 4, "found": 0, "ran": 4, "failed": 2, "seconds": 0,
-    }  # fmt: skip
+        "file": str(tmp_path / "durable" / "my.jsonl"),
+        "trials": 4,
+        "found": 0,
+        "ran": 4,
+        "failed": 2,
+        "seconds": 0,
+    }
     again = run()
     assert "0 trials run, 0 failed, 4 were there" in again.stdout
     assert json.loads(run("--retry", "--json").stdout)["ran"] == 2

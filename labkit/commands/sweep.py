@@ -15,7 +15,7 @@ from labkit.console import JsonFlag, ProfileFlag, err, escape, out, print_json, 
 def sweep(
     grid: Annotated[Path, typer.Argument(help="A TOML file, see data/grids.")],
     results: Annotated[
-        Path | None, typer.Option("--out", help="JSONL file to add to (default: runs/NAME.jsonl).")
+        Path | None, typer.Option("--out", help="JSONL file to add to; default: the durable disk's runs/NAME.jsonl.")
     ] = None,
     engine: Annotated[str, typer.Option(help="local, or ray: a Ray cluster that is running.")] = "local",
     profile: ProfileFlag = None,
@@ -25,6 +25,7 @@ def sweep(
     as_json: JsonFlag = False,
 ) -> None:
     """Run an ablation grid over seeds; stopped at any moment, the same command goes on where it was."""
+    from labkit.models.places import runs_folder
     from labkit.training.engines import engine as engine_of
     from labkit.training.grid import read_grid
     from labkit.training.sweep import run_sweep
@@ -33,7 +34,7 @@ def sweep(
     if plan:
         _print_plan(trials, as_json)
         return
-    path = results or Path("runs") / f"{grid.stem}.jsonl"
+    path = results or runs_folder() / f"{grid.stem}.jsonl"
     bar = _bar(quiet=as_json)
     with bar, engine_of(engine) as executor:
         task = bar.add_task("", total=len(trials), note="")
