@@ -54,6 +54,12 @@ def runs_folder() -> Path:
     return (root if (root / "lessons").is_dir() else Path.cwd()) / "runs"
 
 
+def lost_with_the_runtime() -> bool:
+    """Whether `runs_folder` is on Colab's own disk, because Drive is not mounted and nobody chose another folder."""
+    chosen = os.environ.get("LABKIT_RUNS", "").strip()
+    return place() == "colab" and not chosen and not COLAB_DRIVE.is_dir()
+
+
 def set_cache_environment() -> dict[str, str]:
     """Send the caches of huggingface_hub and modelscope to AutoDL's data disk, unless they are sent somewhere already.
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from labkit import __version__
-from labkit.models.places import place, set_cache_environment
+from labkit.models.places import lost_with_the_runtime, place, set_cache_environment
 from labkit.models.profiles import current_profile, limit_threads
 from labkit.page.labels import language, text
 from labkit.page.records import mark_cell_start, shell
@@ -57,6 +57,15 @@ def start(lang: str) -> None:
             f"labkit {__version__} · 配置 {profile.name} · 模型 {profile.model}",
         )
     )
+    if lost_with_the_runtime():
+        print(
+            text(
+                "Drive is not mounted: what is trained here is lost with this runtime. To keep it, run above: "
+                'from google.colab import drive; drive.mount("/content/drive")',
+                "没有挂载云端硬盘：运行时一断开，这里训练的就没了。想留住，在上面的单元格里运行："
+                'from google.colab import drive; drive.mount("/content/drive")',
+            )
+        )
 
 
 def stale_modules() -> list[str]:

@@ -537,8 +537,10 @@ def test_runs_go_where_they_outlast_the_machine(monkeypatch, tmp_path):
     assert places.runs_folder() == tmp_path / "runs"
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab_20260819")
     assert places.runs_folder() == tmp_path / "runs"  # Drive is not mounted
+    assert places.lost_with_the_runtime()
     monkeypatch.setattr(places, "COLAB_DRIVE", tmp_path)
     assert places.runs_folder() == tmp_path / "labkit" / "runs"
+    assert not places.lost_with_the_runtime()
     disk = tmp_path / "autodl-tmp"
     disk.mkdir()
     monkeypatch.setattr(places, "AUTODL_DISK", disk)
