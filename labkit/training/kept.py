@@ -39,6 +39,18 @@ def digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def differences(before: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:
+    """In what two nested settings differ, e.g. ``["profile.steps was 48, now 96"]``."""
+    changes = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes += differences(old, new, f"{at}{name}.")
+        elif old != new:
+            changes.append(f"{at}{name} was {old!r}, now {new!r}")
+    return changes
+
+
 def write_checked(path: Path, value: Any) -> None:
     """Write plain JSON with a checksum, atomically.
 

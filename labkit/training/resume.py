@@ -19,8 +19,9 @@ from labkit.errors import LabError
 from labkit.files import read_json, write_json, writing
 from labkit.training import processes
 from labkit.training.continuing import train_from
-from labkit.training.kept import read_checked, write_checked
+from labkit.training.kept import differences, read_checked, write_checked
 from labkit.training.measure import peak_memory
+from labkit.training.record import versions
 from labkit.training.saves import checkpoints, newest_good, prune, seal, step_of
 
 if TYPE_CHECKING:
@@ -52,17 +53,19 @@ class Used:
         peak_memory: see `labkit.training.measure.peak_memory`; the largest of all sittings.
         resumed: the steps after which it was continued.
         total: seconds of everything so far, see `State.total`.
+        versions: of the packages in the last sitting.
     """
 
     seconds: float = 0.0
     peak_memory: dict[str, int] = field(default_factory=dict)
     resumed: list[int] = field(default_factory=list)
     total: float = 0.0
+    versions: dict[str, str] = field(default_factory=dict)
 
     def after(self, seconds: float, peak_memory: dict[str, int], *, total: float) -> Used:
         """The same with another sitting that trained for ``seconds``, and the new ``total``."""
         peaks = {name: max(size, self.peak_memory.get(name, 0)) for name, size in peak_memory.items()}
-        return Used(round(self.seconds + seconds, 3), peaks, self.resumed, round(total, 3))
+        return Used(round(self.seconds + seconds, 3), peaks, self.resumed, round(total, 3), versions())
 
 
 def begun_settings(folder: Path) -> dict[str, Any] | None:
@@ -136,6 +139,8 @@ class State:
         found = self._find(trainer.args.max_steps) if processes.is_first() else None
         checkpoint = processes.from_first(found)
         before, began = progress_at(checkpoint), time.perf_counter()
+        if changes := differences(before.versions, versions() if before.versions else {}):
+            self.say(f"since then {'; '.join(changes)}: a run in one go might have ended otherwise")
         self.earlier = max(self.earlier, before.total)
 
         def count() -> Used:
@@ -279,18 +284,6 @@ def _same_settings(folder: Path, settings: dict[str, Any], *, resume: bool) -> N
         raise LabError(str(folder), rule, "ask for the settings it began with, or name another folder")
     if read_json(path) != settings:
         write_json(path, settings)  # it was damaged
-
-
-def differences(before: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:
-    """In what two nested settings differ, e.g. ``["profile.steps was 48, now 96"]``."""
-    changes = []
-    for name in sorted({*before, *now}):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changes += differences(old, new, f"{at}{name}.")
-        elif old != new:
-            changes.append(f"{at}{name} was {old!r}, now {new!r}")
-    return changes
 
 
 def _sealing_callback(used: Callable[[], Used]) -> TrainerCallback:

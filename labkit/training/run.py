@@ -20,9 +20,10 @@ from labkit.training import processes
 from labkit.training.checkpoints import located, saved_bytes
 from labkit.training.data import PUBLIC_SETS, Example, load
 from labkit.training.draft import destination, draft_folder
+from labkit.training.kept import differences
 from labkit.training.phases import OnEvent, Run
 from labkit.training.record import RECORD_FILE, RunRecord, read_record
-from labkit.training.resume import State, begun_settings, differences, finish, state_folder, unfinished
+from labkit.training.resume import State, begun_settings, finish, state_folder, unfinished
 from labkit.training.saves import disk_bytes
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from labkit.errors import LabError
+from labkit.training.kept import differences
 from labkit.training.record import RunRecord, read_record
-from labkit.training.resume import State, differences, save_every, state_folder, unfinished
+from labkit.training.resume import State, save_every, state_folder, unfinished
 from labkit.training.run import run_sft
 from labkit.training.saves import KEPT, SEAL, checkpoints, fault, newest_good, seal
 from tests.training.outcomes import result
@@ -57,6 +58,7 @@ def test_a_run_that_breaks_off_at_any_step_ends_as_if_it_had_not(sft, notes, tmp
     notes.stop_at = None
     record = sft(on_event=notes)
     assert record.resumed == [2, 6, 7, 12, 13]
+    assert not any("since then" in note for note in notes)
     assert result(tmp_path / "run") == result(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
 
@@ -278,6 +280,15 @@ def test_a_disk_that_became_read_only_is_told_in_a_line(left, monkeypatch):
     assert newest_good(left)[0]
 
 
+def test_a_library_that_changed_between_two_sittings_is_named(broken_off, sft, notes, monkeypatch):
+    from labkit.training import resume
+
+    now = resume.versions()
+    monkeypatch.setattr(resume, "versions", lambda: now | {"trl": "99.0"})
+    assert sft(on_event=notes).resumed == [5]
+    assert f"since then trl was '{now['trl']}', now '99.0'" in " ".join(notes)
+
+
 def test_other_rows_are_other_settings(broken_off, sft, rows):
     with pytest.raises(LabError, match="data_sha256"):
         sft(rows=(rows[1:], rows[:3]))
@@ -319,7 +330,7 @@ def test_a_disk_that_refuses_stops_with_the_fix_and_the_last_checkpoint_stays(sf
 
 @pytest.mark.parametrize("share", [0.5, 1.5])
 def test_what_the_libraries_say_of_a_disk_that_refuses_is_told_in_a_line(sft, profile, weights, tmp_path, share):
-    """The limit on a file's size stands for the disk's: half an adapter stops safetensors, one and a half stop torch."""
+    """The limit on a file's size stands for the disk's: half an adapter stops safetensors, 1.5 stop torch."""
     resource = pytest.importorskip("resource")
     from labkit.models.shapes import shape_of
     from labkit.training.checkpoints import saved_bytes
