@@ -124,6 +124,7 @@ from labkit.training.recipe import build_trainer, curve_point, progress_callback
 from labkit.training.record import RunRecord, hardware, read_record, versions
 from labkit.training.resume import train_kept
 from labkit.training.run import rows_of
+from labkit.training.saves import fault, seal
 from labkit.training.settle import settled_once
 
 force = False  # True trains and measures again what the disk has already
@@ -808,14 +809,14 @@ for stop in (tokenizer.eos_token, "<|endoftext|>"):
 """
 ## 10. Save, reload, merge
 
-A run leaves the adapter, a **run record** (settings, versions, hardware, seconds, tokens a second, peak memory, curve, before and after) and its samples. The folder appears in one rename when everything is in it; a run that breaks off leaves nothing that looks finished. Look at the size of the adapter.
+A run leaves the adapter, a **run record** (settings, versions, hardware, seconds, tokens a second, peak memory, curve, before and after) and its samples; here checksums too. The folder appears in one rename when everything is in it; a run that breaks off leaves nothing that looks finished. Look at the size of the adapter.
 """
 
-# %% [markdown] tags=["zh", "of-7e702d80"]
+# %% [markdown] tags=["zh", "of-df7a4700"]
 """
 ## 10. 保存、重新加载、合并
 
-一次训练留下三样东西：适配器、**运行记录**（设置、版本、硬件、秒数、每秒词元数、峰值内存、损失曲线、训练前后的指标）和样例。所有文件写完之后，文件夹才以一次改名的方式出现；中途断掉的训练不会留下看似完整的东西。请看适配器有多大。
+一次训练留下三样东西：适配器、**运行记录**（设置、版本、硬件、秒数、每秒词元数、峰值内存、损失曲线、训练前后的指标）和样例；这里还附上校验和。所有文件写完之后，文件夹才以一次改名的方式出现；中途断掉的训练不会留下看似完整的东西。请看适配器有多大。
 """
 
 # %%
@@ -837,12 +838,12 @@ record = RunRecord(
     resumed=used.resumed,
 )
 out = folder / "run"
-if force:
+if force or fault(out):  # it is not there, or damaged; else the kernel was restarted, and it holds these very results
     shutil.rmtree(out, ignore_errors=True)
-if not out.exists():  # else the kernel was restarted, and it holds these very results
     with new_folder(out) as made:
         save_trained(trainer.model, profile, made)
         record.write(made)
+        seal(made)
 print(*(f"{path.stat().st_size:>10,} bytes  {path.name}" for path in sorted(out.rglob("*.*"))), sep="\n")
 
 # %% [markdown] tags=["en"]

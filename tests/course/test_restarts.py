@@ -153,6 +153,24 @@ def test_a_damaged_file_and_a_trial_that_failed_are_made_again(executed, trains)
     assert trains(number)
 
 
+@pytest.mark.parametrize("once", ["04"], indirect=True)
+def test_a_saved_run_is_used_again_unless_it_is_damaged(once, tmp_path, capsys):
+    codes = [cell.code for cell in read_lesson(*lesson_paths(["04"])).cells]
+    (samples,) = (code for code in codes if "\nsamples = [" in f"\n{code}")
+    (save,) = (code for code in codes if "with new_folder(out)" in code)
+    names = once[2] | {"folder": tmp_path}
+    exec(samples, names)
+    exec(save, names)
+    adapter, record = tmp_path / "run" / "adapter" / "adapter_model.safetensors", tmp_path / "run" / "record.json"
+    whole, first = adapter.read_bytes(), record.read_bytes()
+    exec(save, names | {"started": "later"})
+    assert record.read_bytes() == first
+    adapter.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    exec(save, names | {"started": "later"})
+    assert adapter.read_bytes() == whole
+    assert json.loads(record.read_text())["date"] == "later"
+
+
 def test_on_a_gpu_a_restart_keeps_the_settings_that_the_lesson_began_with(trains, tmp_path, monkeypatch):
     """The card is faked: first it has room for two rows at a time, after the restart for everything."""
     monkeypatch.setenv("LABKIT_RUNS", str(tmp_path))
