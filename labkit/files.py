@@ -14,11 +14,14 @@ from typing import Any
 
 from labkit.errors import LabError
 
+AUTODL = "/root/autodl-tmp"
+
 
 def _explain(path: Path, error: OSError) -> LabError:
+    elsewhere = "" if AUTODL in str(path) else f" or choose a folder on a larger disk (AutoDL: {AUTODL})"
     fixes = {
         13: "choose a folder you may write to, or change its permissions",
-        28: "free some space or choose a folder on a larger disk (AutoDL: /root/autodl-tmp)",
+        28: f"free some space{elsewhere}",
         30: "choose a folder on a writable disk",
         107: "mount that disk again, or choose another folder",
     }

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from labkit.errors import LabError
-from labkit.files import new_folder, write_json, write_text
+from labkit.files import new_folder, write_json, write_text, writing
 
 
 def test_an_error_says_input_rule_and_fix_and_survives_pickling():
@@ -34,6 +34,14 @@ def test_a_full_disk_keeps_the_old_file_and_names_the_fix(tmp_path, monkeypatch)
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(("path", "other"), [("/root/runs/a", True), ("/root/autodl-tmp/labkit/runs/a", False)])
+def test_a_full_disk_is_not_advised_to_use_itself(path, other):
+    with pytest.raises(LabError) as told, writing(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert ("AutoDL: /root/autodl-tmp" in told.value.fix) == other
+    assert told.value.fix.startswith("free some space")
 
 
 def test_a_parent_that_is_a_file_is_an_error_that_names_it(tmp_path):
