@@ -12,12 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from labkit import doctor, machine
-from labkit.doctor import as_rows, examine, floors, lessons_ready
+from labkit import doctor, machine, packages
+from labkit.doctor import as_rows, examine, lessons_ready
 from labkit.machine import Finding
 from labkit.models import conversion, integrity, network, places
 from labkit.models.profiles import PROFILES
 from labkit.models.weights import Weights
+from labkit.packages import floors
 
 TINY, LAPTOP, GPU = (PROFILES[name] for name in ("tiny", "laptop", "gpu"))
 GIB = 2**30
@@ -150,7 +151,7 @@ def test_in_a_bare_checkout_the_floors_are_the_projects(monkeypatch, tmp_path):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "requires", absent)
-    monkeypatch.setattr(doctor, "PACKAGE", tmp_path / "labkit")
+    monkeypatch.setattr(packages, "PACKAGE", tmp_path / "labkit")
     assert floors() == {}
     (tmp_path / "pyproject.toml").write_text(
         '[project]\ndependencies = ["peft>=0.20"]\noptional-dependencies.lab = ["jupyterlab>=4.2"]\n'
@@ -160,7 +161,7 @@ def test_in_a_bare_checkout_the_floors_are_the_projects(monkeypatch, tmp_path):
 
 def test_a_broken_pyproject_is_a_finding(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: None)
-    monkeypatch.setattr(doctor, "PACKAGE", tmp_path / "labkit")
+    monkeypatch.setattr(packages, "PACKAGE", tmp_path / "labkit")
     (tmp_path / "pyproject.toml").write_text("[project")
     assert one(examine(TINY), "packages").status == "warn"
 
@@ -197,7 +198,7 @@ def test_the_torchao_floor_is_pefts():
 
     from peft import import_utils
 
-    assert f'parse("{doctor.TORCHAO_FLOOR}.0")' in inspect.getsource(import_utils)
+    assert f'parse("{packages.TORCHAO_FLOOR}.0")' in inspect.getsource(import_utils)
 
 
 # --- the GPU ---------------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.models.methods import TARGETS, parse_targets
-from labkit.page.labels import text
 from labkit.page.memory_advice import move_text, nothing_fits
 from labkit.page.memory_figures import (
     PALETTE,

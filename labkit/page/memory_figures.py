@@ -8,10 +8,10 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.models.methods import Method, Step, parse_targets
 from labkit.models.shapes import shape_of
 from labkit.page.figures import OKABE_ITO
-from labkit.page.labels import text
 from labkit.theory.fitting import GIB, RESERVE_GIB
 from labkit.theory.memory import COMPONENTS, Prediction, predict
 
