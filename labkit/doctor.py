@@ -17,7 +17,8 @@ from labkit.machine import Finding
 from labkit.models import conversion, integrity, network
 from labkit.models.places import cache_root, place
 from labkit.models.profiles import PROFILES, Profile, current_profile
-from labkit.models.weights import SPARE_FACTOR, can_convert, download_bytes, find, ways_out
+from labkit.models.ways import more_room, ways_out
+from labkit.models.weights import SPARE_FACTOR, can_convert, download_bytes, find
 from labkit.paths import PACKAGE
 
 PROBE_SECONDS = 3.0
@@ -115,11 +116,7 @@ def _cache_disk(profile: Profile) -> Finding:
     root = cache_root()
     absent = profile.hub_id and _quiet_find(profile) is None
     needed = SPARE_FACTOR * download_bytes(profile) if absent else 0
-    fix = text(
-        "free some space, or set LABKIT_CACHE to a folder on a larger disk",
-        "清出一些空间，或者把 LABKIT_CACHE 设成更大的磁盘上的文件夹",
-    )
-    return machine.disk("disk of the cache", root, needed, fix)
+    return machine.disk("disk of the cache", root, needed, more_room())
 
 
 def _folder_disk() -> Finding:
