@@ -80,7 +80,7 @@ def _print_scan(found: Scan, chosen: tuple[str, ...], top: float) -> None:
         own = [row for row in found.rows if row.kind == kind]
         scores = sorted("inf" if row.snr is None else f"{row.snr:.4g}" for row in own)
         finite = [row.snr for row in own if row.snr is not None]
-        span = _span(f"{min(finite):.4g}", f"{max(finite):.4g}") if len(finite) > 1 else scores[0]
+        span = _span(f"{min(finite):.4g}", f"{max(finite):.4g}") if finite else scores[0]
         spikes = [row.n_spikes for row in own]
         above = sum(row.share_above for row in own) / len(own)
         shape = " x ".join(map(str, own[0].shape))
@@ -99,4 +99,4 @@ def _print_scan(found: Scan, chosen: tuple[str, ...], top: float) -> None:
 
 
 def _span(low: object, high: object) -> str:
-    return text(f"{low} to {high}", f"{low}–{high}")
+    return str(low) if low == high else text(f"{low} to {high}", f"{low}–{high}")

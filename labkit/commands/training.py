@@ -76,10 +76,14 @@ def _used(record: RunRecord) -> str:
     """Time, speed and peak memory of a run in one line."""
     parts = [f"{text(name, TIMES_ZH[name])} {value:.0f} {text('s', '秒')}" for name, value in record.seconds.items()]
     speed = f"{record.tokens_per_s:.0f}"
-    peaks = [f"{text(name, PEAKS_ZH[name])} {gib(n_bytes)} GiB" for name, n_bytes in record.peak_memory.items()]
+    peaks = [f"{_peak_name(name)} {gib(n_bytes)} GiB" for name, n_bytes in record.peak_memory.items()]
     comma = text(", ", "，")
     groups = [comma.join(parts), text(f"{speed} tokens/s", f"每秒 {speed} 个词元"), comma.join(peaks)]
     return text("; ", "；").join(groups)
+
+
+def _peak_name(name: str) -> str:
+    return text(name.removesuffix("_bytes").replace("_", " "), PEAKS_ZH[name])
 
 
 def _say_event(kind: str, event: dict[str, Any]) -> None:

@@ -150,7 +150,7 @@ class State:
         elif checkpoint:
             step = step_of(checkpoint)
             self.say(
-                text(f"continuing after step {step}, from {checkpoint}", f"第 {step} 步之后接着训练：{checkpoint}")
+                text(f"continuing after step {step}, from {checkpoint}", f"从第 {step} 步之后接着训练（{checkpoint}）")
             )
         elif faults:
             self.say(text("no good checkpoint is left: training starts again", "没有完好的检查点了：从头开始训练"))
