@@ -74,7 +74,10 @@ def _print_scan(found: Scan, chosen: tuple[str, ...], top: float) -> None:
     """One line a module type, then the selection."""
     from labkit.models.methods import TARGETS
     from labkit.theory.selection import module_parts
+    from labkit.training.scan import METHOD
 
+    chinese = {METHOD: "由 Gram 矩阵求奇异值；分数照 cognitivecomputations/spectrum；边缘是 σ(√n + √m)"}
+    name, method = found.head["model"], found.head["method"]
     rows = []
     for kind in dict.fromkeys(row.kind for row in found.rows):
         own = [row for row in found.rows if row.kind == kind]
@@ -88,7 +91,8 @@ def _print_scan(found: Scan, chosen: tuple[str, ...], top: float) -> None:
     heads = (text("type", "类型"), text("modules", "模块数"))
     columns = (*heads, text("shape", "形状"), text("published score", "论文代码的分数"))
     columns += (text("above its threshold", "高于它的阈值"), text("above the noise edge", "高于噪声边缘"))
-    print_table(f"{escape(found.head['model'])}: {found.head['method']}", columns, rows)
+    title = text(f"{name}: {method}", f"{name}：{chinese.get(method, method)}")
+    print_table(escape(title), columns, rows)
     if not chosen:
         out.print(text("no linears of decoder layers: nothing to select", "没有解码层的线性模块：无从选择"))
         return
