@@ -3,7 +3,7 @@
 import re
 
 TYPED = re.compile(
-    r"""`[^`]+`|（\w*Error: [^）]*）|Hugging\ Face\ Hub
+    r"""`[^`]+`|\[[a-z ]+\]|（\w*Error: [^）]*）|Hugging\ Face\ Hub
     |pip\ (?:un)?install(?:\ -\S+)*\ [!-~]+|git\ checkout\ data|unset(?:\ [a-z]+_proxy)+
     |labkit\ [a-z]+(?:\ --[a-z]+(?:\ [a-z]+)?)*""",
     re.VERBOSE,

@@ -34,7 +34,8 @@ def memory(
     sizes = {text(name, COMPONENTS_ZH[name]): size for name, size in prediction.components.items() if size}
     at = prediction.peak_phase
     sizes[text(f"peak ({at})", f"峰值（{PHASES_ZH[at]}）")] = prediction.peak_allocated_bytes
-    _print_sizes(_title(asked, "at the peak of one step", "一步的峰值时刻"), text("component", "组成部分"), sizes)
+    title = _title(asked, "at the peak of one step", "一步的峰值时刻")
+    _print_sizes(title, text("component", "组成部分"), sizes)
     phases = {text(name, PHASES_ZH[name]): size for name, size in prediction.phases.items()}
     _print_sizes(text("peak of each phase", "各阶段的峰值"), text("phase", "阶段"), phases)
     _print_params(prediction)
@@ -95,7 +96,8 @@ def dryrun(
     pairs[text("peak", "峰值")] = prediction.peak_allocated_bytes, traced.peak_allocated_bytes
     rows = [(name, *map(gib, pair), ratio(*pair)) for name, pair in pairs.items() if any(pair)]
     columns = ("", text("predicted, GiB", "预测，GiB"), text("dry run, GiB", "空跑，GiB"), text("ratio", "比值"))
-    print_table(_title(asked, "one step", "一步"), columns, rows)
+    title = _title(asked, "one step", "一步")
+    print_table(title, columns, rows)
     phase, operation = traced.peak_phase, traced.peak_operation
     where = text(f"peak in {phase}, at {operation}", f"峰值出现在{PHASES_ZH[phase]}阶段，正在做 {operation}")
     out.print(escape(where), soft_wrap=True)
