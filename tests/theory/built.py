@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import peft
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from labkit.models.methods import Method
 from labkit.models.shapes import ModelShape
@@ -15,22 +14,6 @@ QV, MLP = ("q_proj", "v_proj"), ("gate_proj", "up_proj", "down_proj")
 
 def method(kind: str, **changes) -> Method:
     return Method(**{"kind": kind, "rank": 16, "dropout": 0.0, **changes})
-
-
-def build(shape: ModelShape, *, device: str, dtype: torch.dtype = torch.bfloat16, attention: str = "sdpa"):
-    config = AutoConfig.for_model(
-        shape.architecture,
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.n_layers,
-        num_attention_heads=shape.n_heads,
-        num_key_value_heads=shape.n_kv_heads,
-        head_dim=shape.head_dim,
-        tie_word_embeddings=shape.tied_embeddings,
-    )
-    with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
 
 
 def with_adapters(model: torch.nn.Module, chosen: Method) -> torch.nn.Module:

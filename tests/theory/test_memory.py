@@ -16,7 +16,8 @@ from labkit.models.methods import Method, Step
 from labkit.models.shapes import ModelShape, shape_of
 from labkit.theory import activations, memory, transients
 from labkit.theory.memory import COMPONENTS, PHASES, predict
-from tests.theory.built import MLP, QV, SMALL, build, method, with_adapters
+from labkit.training.ledger import random_model
+from tests.theory.built import MLP, QV, SMALL, method, with_adapters
 
 MIB = 2**20
 
@@ -41,7 +42,7 @@ def quantized(layer: torch.nn.Module) -> torch.nn.Module:
 
 def one_layer(shape: ModelShape, chosen: Method, attention: str) -> tuple[torch.nn.Module, torch.nn.Module]:
     """A real decoder layer with the method applied, and the model's rotary embedding."""
-    model = build(shape, device="cpu", dtype=getattr(torch, chosen.dtype), attention=attention)
+    model = random_model(shape, dtype=chosen.dtype, attention=attention)
     layer, rotary = model.model.layers[0], model.model.rotary_emb
     if chosen.kind in ("full", "spectrum"):
         return layer.train(), rotary

@@ -13,7 +13,8 @@ from labkit.models.methods import TARGETS, Method, Step
 from labkit.models.shapes import CATALOGUE, shape_of
 from labkit.theory.memory import predict
 from labkit.theory.resident import optimizer_bytes, parameter_bytes, quantization_bytes
-from tests.theory.built import MLP, QV, SMALL, build, method, trainable, with_adapters
+from labkit.training.ledger import random_model
+from tests.theory.built import MLP, QV, SMALL, method, trainable, with_adapters
 
 # --- parameters and adapters -----------------------------------------------------------------------------------------
 
@@ -47,7 +48,7 @@ def test_trainable_parameters_and_bytes_are_pefts(name, kind, targets):
     shape = replace(shape_of(name), n_layers=3)
     for chosen in (method(kind, rank=5, targets=targets), method(kind, targets=targets, layers=(0, 2))):
         with torch.device("meta"):
-            parameters = trainable(with_adapters(build(shape, device="meta"), chosen))
+            parameters = trainable(with_adapters(random_model(shape, device="meta"), chosen))
         prediction = predict(shape, chosen, Step())
         assert prediction.trainable_params == sum(p.numel() for p in parameters)
         assert prediction.components["adapters"] == sum(p.nbytes for p in parameters)
@@ -56,7 +57,7 @@ def test_trainable_parameters_and_bytes_are_pefts(name, kind, targets):
 
 def test_bf16_adapters_are_pefts():
     chosen = method("dora", adapter_dtype="bfloat16")
-    parameters = trainable(with_adapters(build(SMALL, device="cpu"), chosen))
+    parameters = trainable(with_adapters(random_model(SMALL), chosen))
     assert predict(SMALL, chosen, Step()).components["adapters"] == sum(p.nbytes for p in parameters)
 
 
@@ -64,14 +65,14 @@ def test_bf16_adapters_are_pefts():
 def test_full_and_selected_layers_train_what_they_say(name):
     shape = shape_of(name)
     assert predict(shape, method("full"), Step()).trainable_params == shape.n_params
-    model = build(replace(shape, n_layers=2), device="meta")
+    model = random_model(replace(shape, n_layers=2), device="meta")
     layer = sum(p.numel() for p in model.model.layers[1].parameters())
     assert predict(shape, method("spectrum", layers=(0, 5)), Step()).trainable_params == 2 * layer
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_parameter_bytes_are_transformers(dtype):
-    model = build(SMALL, device="meta", dtype=getattr(torch, dtype))
+    model = random_model(SMALL, device="meta", dtype=dtype)
     held = predict(SMALL, method("full", dtype=dtype), Step()).components["parameters"]
     assert held == sum(p.nbytes for p in model.parameters())
 
