@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from labkit.models.weights import Weights
 
 OnEvent = Callable[[str, dict[str, Any]], None]
+FORCED = "force it (--force, force=True)"
 
 
 @dataclass(kw_only=True)
@@ -85,7 +86,7 @@ class Run:
             self.say(f"1 of {idle + 1} GPUs is used; `accelerate launch` uses several, see docs/several-gpus.md")
         if begun:
             self.profile, fixed = as_begun(self.profile, begun.get("profile", {}), fixed=fixed), SETTLED
-        if not force and (choice := settled(self.profile, shape=shape, fixed=fixed)):
+        if not force and (choice := settled(self.profile, shape=shape, fixed=fixed, otherwise=FORCED)):
             if not begun:  # one that was begun with force has its element type as ``auto``
                 self.profile = choice.profile
             self.say(choice.words[0] + ("; as the run began" if begun else ""))
