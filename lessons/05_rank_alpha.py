@@ -218,7 +218,7 @@ def say(row, now):
         print(f"rank {settings['rank']:3}, seed {settings['seed']}: {result}  ({now.left} left)")
 
 
-done = run_sweep(trials, out / "live.jsonl", force=force, on_row=say)
+done = run_sweep(trials, out / "live.jsonl", retry=True, force=force, on_row=say)
 print(f"{done.ran} run, {done.failed} failed; {done.found} taken from {out / 'live.jsonl'} (force=True runs them again)")
 
 # %% [markdown] tags=["en"]
