@@ -44,7 +44,7 @@ def test_the_card_decides_and_the_output_says_why(settled, capsys, monkeypatch, 
         monkeypatch.setenv("LABKIT_LANG", lang)
         full = settled(free_gib)
         assert (full.dtype, full.batch, full.checkpointing) == chosen
-        assert full.rows_per_step == 16 and full.method.modules == tuple(full.method.modules)
+        assert full.rows_per_step == 16
         said = capsys.readouterr().out
         assert words in said and "14 " in said and "100,663,296" in said
 
@@ -60,11 +60,13 @@ def test_a_card_that_is_too_small_is_refused_with_the_way_out_and_a_restart_keep
 
 @pytest.mark.parametrize(("lang", "page"), [("en", "memory.md"), ("zh", "memory.zh.md")])
 def test_the_numbers_in_the_lesson_and_in_the_guide_are_what_is_settled(settled, lang, page):
-    head = CELLS[0].prose[lang]
-    least, ample = map(float, re.search(r"([\d.]+) GiB\D+(\d+) GiB", head).groups())
+    least, ample = map(float, re.findall(r"([\d.]+) GiB", CELLS[0].prose[lang]))
     assert settled(ample).checkpointing is False
     with pytest.raises(LabError):
         settled(least - 0.1)
     assert settled(least).dtype == "float16"
     guide = (checkout() / "docs" / page).read_text(encoding="utf-8")
-    exact, narrow = map(float, re.search(r"lesson 02.*?([\d.]+) GiB.*?([\d.]+) GiB|第 02 节.*?([\d.]+) GiB.*?([\d.]+) GiB", guide, re.S).groups()[:2])
+    (item,) = re.findall(r"^- \*\*(?:Lesson 02|第 02 节).+?(?=^- )", guide, flags=re.M | re.S)
+    exact, narrow = map(float, re.findall(r"([\d.]+) GiB", item))
+    assert narrow == least
+    assert [settled(free).dtype for free in (exact, exact - 0.1)] == ["float32", "float16"]
