@@ -79,7 +79,7 @@ def write(files: dict[Path, str]) -> list[Path]:
 def keep_work(files: dict[Path, str]) -> dict[Path, Path]:
     """Copy notebooks that somebody worked in, and that ``files`` are about to replace, to ``build/kept/``.
 
-    Worked in means: a cell was run, added, removed or edited (see `sources_hash`), or a front end has saved the notebook
+    Worked in means: a cell was run, added, removed or edited (see `sources_hash`), or a front end has saved the file
     (each adds metadata of its own; Colab writes format 4.0). What is no notebook at all is kept too, and what was built
     before notebooks had that hash. Earlier copies stay.
 
