@@ -130,12 +130,12 @@ print(f"{len(modules)} matrices, {count:,} weights train\n{text(*why)}")
 
 # %% [markdown] tags=["en"]
 """
-Now load: the first 24 steps' rows, the model, and the trainer of the book's recipe (lesson 04 takes it apart).
+Now the rows, the model, and the trainer of the book's recipe (lesson 04 takes it apart). Look at the element types.
 """
 
-# %% [markdown] tags=["zh", "of-fd60c717"]
+# %% [markdown] tags=["zh", "of-a4af14c3"]
 """
-现在加载：前 24 步的样本、模型，以及本书训练流程的训练器（第 04 节会把它拆开）。
+接着准备样本、模型，以及本书训练流程的训练器（第 04 节会把它拆开）。请看两种元素类型。
 """
 
 # %%
