@@ -105,10 +105,10 @@ import gc
 
 import torch
 
+from labkit.labels import text
 from labkit.models.profiles import settled_method
 from labkit.models.shapes import shape_of
 from labkit.models.weights import locate
-from labkit.page.labels import text
 from labkit.page.training_figures import LiveRun
 from labkit.theory.selection import selected_params
 from labkit.training.evaluate import heldout_loss
@@ -1026,7 +1026,7 @@ How many parameters, how many bytes each (section 6 says in which type PEFT keep
 broken = ...
 explanation = ...
 ### BEGIN SOLUTION
-from labkit.page.labels import text
+from labkit.labels import text
 
 broken = "both zero"
 explanation = text(

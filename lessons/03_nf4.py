@@ -95,11 +95,11 @@ import torch
 from scipy.stats import shapiro
 from torch.special import ndtri
 
+from labkit.labels import text
 from labkit.models.profiles import settled_method
 from labkit.models.shapes import shape_of
 from labkit.models.weights import locate
 from labkit.page.code_figures import error_figure, levels_figure, qq_figure, view
-from labkit.page.labels import text
 from labkit.page.widgets import tensor_widget
 from labkit.paths import data_folder
 from labkit.theory.codes import CODES, dynamic_map, entropy_bits, equation_4, normal_error, normal_map, normal_usage
@@ -1038,7 +1038,7 @@ size = pruned.abs().amax(1, keepdim=True)；levels = sample_levels(pruned / size
 # %%
 explanation = ...
 ### BEGIN SOLUTION
-from labkit.page.labels import text
+from labkit.labels import text
 
 explanation = text(
     "Each block of 64 weights also stores its absmax, and embeddings, norms and the LM head stay in 16 bits, so "

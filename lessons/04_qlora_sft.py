@@ -104,17 +104,18 @@ First the pieces of the book's recipe that this lesson takes apart. Then its run
 from dataclasses import asdict, replace
 
 from labkit.files import new_folder
+from labkit.labels import text
 from labkit.models.places import runs_folder
 from labkit.models.profiles import PROFILES, settled_method
 from labkit.models.shapes import shape_of
 from labkit.models.weights import locate
-from labkit.page.labels import text
 from labkit.page.training_figures import LiveRun, kept_figure, loss_figure
 from labkit.paths import data_folder
+from labkit.theory.intervals import wilson_interval
 from labkit.theory.memory import predict
 from labkit.training import loading
 from labkit.training.checkpoints import reload, save_trained
-from labkit.training.constraints import violations, wilson_interval
+from labkit.training.constraints import violations
 from labkit.training.data import to_messages
 from labkit.training.evaluate import answer, evaluating, follow_report, heldout_loss, tokens_and_labels
 from labkit.training.kept import digest, identity, kept
@@ -1132,7 +1133,7 @@ Halve the batch and double the steps, or quarter and quadruple. A very small bat
 # %%
 explanation = ...
 ### BEGIN SOLUTION
-from labkit.page.labels import text
+from labkit.labels import text
 
 explanation = text(
     "The training loss is measured on the rows that the run learns from, the held-out loss on topics that it "
