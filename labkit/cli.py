@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from labkit.commands.book import build, doctor, lab, lecture, run
@@ -13,6 +15,7 @@ from labkit.commands.sweep import sweep
 from labkit.commands.training import sft
 from labkit.console import print_error
 from labkit.errors import LabError
+from labkit.labels import language
 
 # In the order of --help.
 COMMANDS = (doctor, fetch, lab, build, run, memory, dryrun, lecture, sft, sweep, snr, release, grade)
@@ -23,12 +26,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def first() -> None:
+    """Before any command: ``LABKIT_LANG`` must be one of the book's languages, or an error would come in mid-work."""
+    language()
+
+
 for command in COMMANDS:
     app.command()(command)
 
 
 def main() -> None:
     """Run the command line; a LabError becomes one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows a ? for what it cannot
     try:
         app()
     except LabError as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from labkit import labels
 from labkit.errors import LabError
 
 out = Console()
@@ -22,16 +24,22 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object in
 
 def print_error(error: LabError) -> None:
     """An error in one line, on standard error."""
-    err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+    label, line = "error", str(error)
+    spoken = os.environ.get("LABKIT_LANG", "").strip()  # not `labels.language`, whose own error this may be
+    if spoken == "zh":
+        label, line = "错误", f"{error.given}：{error.rule}。解决办法：{error.fix}。"
+    err.print(f"[bold red]{label}[/] {escape(line)}", soft_wrap=True)
 
 
-def language(lang: str) -> str:
-    """``lang``, if the book is in it.
+def language(lang: str | None) -> str:
+    """``lang``, if the book is in it; the student's (`labkit.labels.language`) where none is named.
 
     Raises:
-        LabError: it is not.
+        LabError: the book is not in it.
     """
-    if lang not in ("en", "zh"):
+    if lang is None:
+        return labels.language()
+    if lang not in labels.LANGUAGES:
         raise LabError(f"lang={lang!r}", "the book is in en and zh", "use --lang en or --lang zh")
     return lang
 

@@ -491,7 +491,7 @@ Make the picture here. Three trainings of 24 steps from the same start and on th
 # %%
 import gc
 
-from labkit.page.labels import text
+from labkit.labels import text
 from labkit.page.training_figures import LiveRun
 from labkit.training.kept import identity
 from labkit.training.recipe import build_trainer, progress_callback
@@ -1089,7 +1089,7 @@ d = [a - b for a, b in zip(lora, dora)]；half = t.ppf(0.975, n - 1) * statistic
 # %%
 defence = ...
 ### BEGIN SOLUTION
-from labkit.page.labels import text
+from labkit.labels import text
 
 found = duel(races[0]).difference
 extra = peak_gb("qdora", 0.0, True) / peak_gb("qlora", 0.0, True) - 1
@@ -1159,7 +1159,7 @@ Sentence 1: mean, low and high, and what they allow you to say. Sentence 2: a ra
 - 在 CPU 上，不开 dropout 时一步的时间是 1.3–1.6 倍，开了是 1.9–2.2 倍。
 - 用 DoRA 要把 dropout 设为 0，并打开梯度检查点：在 16 位或 4 位基座上开 dropout，autograd 会为每个权重留一份 float32 副本。
 
-**下一节：**[07 · Spectrum：少训练，选得更好？](07_spectrum.ipynb)
+**下一节：**[07 · Spectrum：少训练一些，选得更准？](07_spectrum.ipynb)
 
 ## 参考文献
 

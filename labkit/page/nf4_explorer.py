@@ -7,12 +7,12 @@ from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
+from labkit.labels import text
 from labkit.models.methods import BLOCK_SIZES, Method
 from labkit.models.shapes import shape_of
 from labkit.page.figures import OKABE_ITO
-from labkit.page.labels import text
 from labkit.page.sliders import Control, Explorer, show
-from labkit.theory.memory import parameter_bytes, quantization_bytes
+from labkit.theory.resident import parameter_bytes, quantization_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.page.figures import OKABE_ITO
-from labkit.page.labels import text
 from labkit.page.records import shell
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def kept_figure(
     Args:
         before: kind of rule to (times kept, times asked).
         after: the same kinds.
-        interval: e.g. `labkit.training.constraints.wilson_interval`.
+        interval: e.g. `labkit.theory.intervals.wilson_interval`.
 
     Raises:
         LabError: the two have different kinds, or none.

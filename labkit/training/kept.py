@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.files import read_json, write_json
+from labkit.labels import text
 from labkit.models.places import runs_folder
 from labkit.models.profiles import Profile, settled_method
 from labkit.models.weights import own_model
@@ -26,17 +27,17 @@ def identity(profile: Profile, rows: Sequence[Example], *, seed: int = 0, trunca
         seed: of init, dropout and order.
         truncate: long rows are cut.
     """
-    text = "\n".join(f"{row.id}\t{row.instruction}\t{row.response}" for row in rows)
+    content = "\n".join(f"{row.id}\t{row.instruction}\t{row.response}" for row in rows)
     settled = replace(profile, method=settled_method(profile))
-    data = hashlib.sha256(text.encode()).hexdigest()[:16]
+    data = hashlib.sha256(content.encode()).hexdigest()[:16]
     found = {"profile": profile_as_dict(settled), "seed": seed, "truncate": truncate, "data_sha256": data}
     return found | ({"own_model": own} if (own := own_model(profile)) else {})
 
 
 def digest(settings: dict[str, Any]) -> str:
     """Twelve hexadecimal digits that stand for ``settings`` (plain JSON, whatever the order of its names)."""
-    text = json.dumps(settings, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    plain = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()[:12]
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:
@@ -87,9 +88,14 @@ def kept(
     path = runs_folder() / "kept" / f"{name}-{digest(settings | {'versions': versions()})}.json"
     if path.exists() and not force:
         if found := read_checked(path):
-            say(f"{name}: taken from {path} (force=True makes it again)")
+            say(
+                text(
+                    f"{name}: taken from {path} (force=True makes it again)",
+                    f"{name}：取自 {path}（force=True 会重新做一遍）",
+                )
+            )
             return found["value"]
-        say(f"{name}: {path} is damaged, so it is made again")
+        say(text(f"{name}: {path} is damaged, so it is made again", f"{name}：{path} 已损坏，重新做一遍"))
     value = make()
     write_checked(path, value)
     return value

@@ -7,28 +7,28 @@ checkpoints (see `labkit.training.saves`) and what was measured before training.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
 from labkit.files import read_json, write_json, writing
+from labkit.labels import text
 from labkit.training import processes
 from labkit.training.continuing import train_from
 from labkit.training.kept import differences, read_checked, write_checked
 from labkit.training.measure import peak_memory
-from labkit.training.record import versions
 from labkit.training.saves import checkpoints, newest_good, prune, seal, step_of
+from labkit.training.used import PROGRESS_FILE, Used, progress_at
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
     from trl import SFTTrainer
 
-SETTINGS_FILE, PROGRESS_FILE, LOCK_FILE = "settings.json", "progress.json", "lock"
+SETTINGS_FILE, LOCK_FILE = "settings.json", "lock"
 CHECKPOINTS_OF_A_RUN = 12  # about so many are written, whatever the number of steps
 Say = Callable[[str], None]
 
@@ -44,30 +44,6 @@ def save_every(steps: int) -> int:
     return max(1, round(steps / CHECKPOINTS_OF_A_RUN))
 
 
-@dataclass(frozen=True)
-class Used:
-    """What a run has used so far, over all its sittings.
-
-    Attributes:
-        seconds: of training, without what was lost after the last checkpoint.
-        peak_memory: see `labkit.training.measure.peak_memory`; the largest of all sittings.
-        resumed: the steps after which it was continued.
-        total: seconds of everything so far, see `State.total`.
-        versions: of the packages in the last sitting.
-    """
-
-    seconds: float = 0.0
-    peak_memory: dict[str, int] = field(default_factory=dict)
-    resumed: list[int] = field(default_factory=list)
-    total: float = 0.0
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def after(self, seconds: float, peak_memory: dict[str, int], *, total: float) -> Used:
-        """The same with another sitting that trained for ``seconds``, and the new ``total``."""
-        peaks = {name: max(size, self.peak_memory.get(name, 0)) for name, size in peak_memory.items()}
-        return Used(round(self.seconds + seconds, 3), peaks, self.resumed, round(total, 3), versions())
-
-
 def begun_settings(folder: Path) -> dict[str, Any] | None:
     """The settings of the unfinished run whose state is in ``folder``; None where no training was saved.
 
@@ -81,14 +57,6 @@ def begun_settings(folder: Path) -> dict[str, Any] | None:
             return settings
     rule = "the settings of the unfinished run there cannot be read, so nothing says which run it was"
     raise LabError(str(folder), rule, "remove that folder to start again, or name another")
-
-
-def progress_at(checkpoint: Path | None) -> Used:
-    """What the run had used up to a checkpoint from which it is now continued; nothing without one."""
-    if checkpoint is None:
-        return Used()
-    used = Used(**json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8")))
-    return replace(used, resumed=[*used.resumed, step_of(checkpoint)])
 
 
 @dataclass
@@ -125,7 +93,7 @@ class State:
         if found := read_checked(path):
             return found["value"]
         if path.exists():
-            self.say(f"not usable: {path.name} is damaged")
+            self.say(text(f"not usable: {path.name} is damaged", f"不能用：{path.name} 已损坏"))
         return None
 
     def train(self, trainer: SFTTrainer) -> None:
@@ -139,8 +107,8 @@ class State:
         found = self._find(trainer.args.max_steps) if processes.is_first() else None
         checkpoint = processes.from_first(found)
         before, began = progress_at(checkpoint), time.perf_counter()
-        if changes := differences(before.versions, versions() if before.versions else {}):
-            self.say(f"since then {'; '.join(changes)}: a run in one go might have ended otherwise")
+        if changed := before.other_versions():
+            self.say(changed)
         self.earlier = max(self.earlier, before.total)
 
         def count() -> Used:
@@ -159,15 +127,23 @@ class State:
         """The newest good checkpoint; damaged or incomplete newer ones are named and removed."""
         checkpoint, faults = newest_good(self.folder)
         for line in faults:
-            self.say(f"not usable: {line}")
+            self.say(text(f"not usable: {line}", f"不能用：{line}"))
             shutil.rmtree(self.folder / line.partition(":")[0], ignore_errors=True)
         if checkpoint and step_of(checkpoint) >= steps:
-            again = " (force=True trains again)" if self.in_cell else ""
-            self.say(f"trained already: {steps} of {steps} steps taken from {checkpoint}{again}")
+            self.say(
+                text(
+                    f"trained already: {steps} of {steps} steps taken from {checkpoint}",
+                    f"已经训练过：{steps} 步中的 {steps} 步取自 {checkpoint}",
+                )
+                + (text(" (force=True trains again)", "（force=True 会重新训练）") if self.in_cell else "")
+            )
         elif checkpoint:
-            self.say(f"continuing after step {step_of(checkpoint)}, from {checkpoint}")
+            step = step_of(checkpoint)
+            self.say(
+                text(f"continuing after step {step}, from {checkpoint}", f"从第 {step} 步之后接着训练（{checkpoint}）")
+            )
         elif faults:
-            self.say("no good checkpoint is left: training starts again")
+            self.say(text("no good checkpoint is left: training starts again", "没有完好的检查点了：从头开始训练"))
         return checkpoint
 
 
@@ -210,7 +186,12 @@ def unfinished(
             rule = "another process is training in this folder"
             raise LabError(str(folder), rule, "wait for it, stop it, or name another folder") from None
         except NotImplementedError:
-            say(f"{folder}: this disk has no locks; see to it that only one run at a time uses the folder")
+            say(
+                text(
+                    f"{folder}: this disk has no locks; see to it that only one run at a time uses the folder",
+                    f"{folder}：这块磁盘不支持文件锁；请自己留意，同一时间只让一次训练使用这个文件夹",
+                )
+            )
     try:
         if force:
             prune(folder, keep=0)
@@ -237,8 +218,16 @@ def _saying_what_is_left(state: State) -> Iterator[None]:
         yield
     except BaseException:
         if newest_good(state.folder)[0]:
-            how = "run the cell again to go on" if state.in_cell else "--resume (resume=True) continues it"
-            state.say(f"what was trained so far is in {state.folder}; {how}")
+            where = text(
+                f"what was trained so far is in {state.folder}; ",
+                f"已经训练的部分在 {state.folder}；",
+            )
+            how = (
+                text("run the cell again to go on", "再运行一次这个单元格就接着训练")
+                if state.in_cell
+                else text("--resume (resume=True) continues it", "用 --resume（resume=True）可以接着训练")
+            )
+            state.say(where + how)
         raise
 
 

@@ -12,9 +12,10 @@ import shutil
 from pathlib import Path
 
 from labkit.files import file_sha256, flush, write_json, writing
+from labkit.labels import text
 from labkit.models.profiles import Profile, settled_method
 from labkit.models.shapes import ModelShape
-from labkit.theory.memory import trainable_tensors
+from labkit.theory.resident import n_bytes, trainable_tensors
 from labkit.training.checkpoints import saved_bytes
 
 SEAL = "checksums.json"
@@ -43,15 +44,16 @@ def fault(folder: Path | str) -> str | None:
         for name, (size, digest) in contents.items():
             path = folder / name
             if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size:,} bytes, it had {size:,}"
+                return text(f"{name} is missing", f"缺少 {name}")
+            if (now := path.stat().st_size) != size:
+                return text(f"{name} has {now:,} bytes, it had {size:,}", f"{name} 是 {now:,} 字节，原来是 {size:,}")
             if file_sha256(path) != digest:
-                return f"{name} has changed since it was saved"
+                return text(f"{name} has changed since it was saved", f"{name} 保存之后变了")
     except FileNotFoundError:
-        return "it was never completed"
+        return text("it was never completed", "没有写完")
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        return f"it cannot be read ({str(error).splitlines()[0]})"
+        why = str(error).splitlines()[0]
+        return text(f"it cannot be read ({why})", f"读不出来（{why}）")
     return None
 
 
@@ -88,8 +90,7 @@ def prune(folder: Path | str, *, keep: int = KEPT) -> None:
 def checkpoint_bytes(shape: ModelShape, profile: Profile) -> int:
     """Predicted bytes of one checkpoint: the weights as the run saves them, and AdamW's two states of what trains."""
     trained = trainable_tensors(shape, settled_method(profile))
-    states = 2 * sum(count * elements * size for count, elements, size in trained)
-    return saved_bytes(shape, profile) + states + OTHER_BYTES
+    return saved_bytes(shape, profile) + 2 * n_bytes(trained) + OTHER_BYTES
 
 
 def disk_bytes(shape: ModelShape, profile: Profile) -> int:

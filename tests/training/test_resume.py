@@ -281,10 +281,10 @@ def test_a_disk_that_became_read_only_is_told_in_a_line(left, monkeypatch):
 
 
 def test_a_library_that_changed_between_two_sittings_is_named(broken_off, sft, notes, monkeypatch):
-    from labkit.training import resume
+    from labkit.training import used
 
-    now = resume.versions()
-    monkeypatch.setattr(resume, "versions", lambda: now | {"trl": "99.0"})
+    now = used.versions()
+    monkeypatch.setattr(used, "versions", lambda: now | {"trl": "99.0"})
     assert sft(on_event=notes).resumed == [5]
     assert f"since then trl was '{now['trl']}', now '99.0'" in " ".join(notes)
 
