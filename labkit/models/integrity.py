@@ -5,6 +5,7 @@ A folder that labkit made also carries a manifest (sizes and SHA-256 of its file
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -47,9 +48,14 @@ def fingerprint(folder: Path) -> str:
     They stand for configuration, tokenizer, the size of every weights file, and `PIECES` pieces of each, evenly spread:
     training changes numbers everywhere.
     """
+    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
+    return _fingerprint(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@functools.lru_cache(maxsize=8)  # a sweep asks for every trial
+def _fingerprint(files: tuple[tuple[Path, int, int], ...]) -> str:
     found = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
-        size = path.stat().st_size
+    for path, size, _ in files:
         found.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
             for place in range(0, size, max(PIECE_BYTES, size // PIECES)):

@@ -21,9 +21,17 @@ SPARE_BYTES = 64 * 2**20  # record, samples, the file system's own needs
 
 
 def destination(out: Path | str) -> Path:
-    """``out`` as an absolute path; a symbolic link stands for the folder that it names, whether that exists or not."""
+    """``out`` as an absolute path; a symbolic link stands for the folder that it names, whether that exists or not.
+
+    Raises:
+        LabError: it is the current folder, or a disk's root: a run takes the place of its folder at the end.
+    """
     out = Path(os.path.abspath(out))
-    return out.resolve() if out.is_symlink() else out
+    out = out.resolve() if out.is_symlink() else out
+    if os.path.ismount(out) or (out.is_dir() and out.samefile(Path.cwd())):
+        rule = "a run takes the place of this folder, and that of the current folder or a disk cannot be taken"
+        raise LabError(str(out), rule, f"name a folder in it, e.g. {out / 'run'}")
+    return out
 
 
 @dataclass
@@ -51,9 +59,6 @@ def draft_folder(out: Path | str, *, needed_bytes: int, replace: bool = False) -
             yield Draft(Path(folder))
         return
     out = Path(out)
-    if os.path.ismount(out) or (out.is_dir() and out.samefile(Path.cwd())):
-        rule = "a run takes the place of this folder, and that of the current folder or a disk cannot be taken"
-        raise LabError(str(out), rule, f"name a folder in it, e.g. {out / 'run'}")
     if out.exists() and not replace and (not out.is_dir() or any(out.iterdir())):
         raise LabError(str(out), "this holds something already and finished work is kept", "name another folder")
     with writing(out):

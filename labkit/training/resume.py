@@ -218,10 +218,7 @@ def _saying_what_is_left(state: State) -> Iterator[None]:
         yield
     except BaseException:
         if newest_good(state.folder)[0]:
-            where = text(
-                f"what was trained so far is in {state.folder}; ",
-                f"已经训练的部分在 {state.folder}；",
-            )
+            where = text(f"what was trained so far is in {state.folder}; ", f"已经训练的部分在 {state.folder}；")
             how = (
                 text("run the cell again to go on", "再运行一次这个单元格就接着训练")
                 if state.in_cell
