@@ -31,13 +31,24 @@ def of_imports(report):
 
 def of_nf4_speed(report):
     assert all(row["bit_equal"] for row in report["rows"])
+    million = [row["alone"] for row in report["rows"] if row["n_weights"] == 2**20]
+    small, large = ([row for row in report["rows"] if (row["n_weights"] == 2**12) == it] for it in (True, False))
 
-    def took(name, *, small):
-        ratios = [row[name]["ratio"] for row in report["rows"] if (row["n_weights"] < 2**16) == small]
-        return f"{name} {span(ratios, '.1f')}"
+    def took(name, rows):
+        return f"{name} {span([row[name]['ratio'] for row in rows], '.1f')}"
 
-    large, small = (" and ".join(took(n, small=s) for n in ("quantize", "dequantize")) for s in (False, True))
-    return f"same bits; {large} times as long as bitsandbytes, for 4,096 weights {small}"
+    def call(name):
+        ours, theirs = (
+            span([row["microseconds"][f"{name}{side}"] for row in small], ".0f") for side in ("", ", bitsandbytes")
+        )
+        return f"{took(name, small)} ({ours} against {theirs} µs)"
+
+    names = ("quantize", "dequantize")
+    many, few = " and ".join(took(name, large) for name in names), " and ".join(map(call, names))
+    floor = " and ".join(
+        f"the {name} alone {span([row[name]['ratio'] for row in million], '.1f')}" for name in nf4_speed.ALONE
+    )
+    return f"same bits; {many} times as long as bitsandbytes, for a million weights {floor}; for 4,096 weights {few}"
 
 
 def of_snr_scan(report):
@@ -150,7 +161,9 @@ def test_a_result_is_there_and_its_figures_stand_in_its_row(name, figures, resul
 def test_the_comparison_of_nf4_asserts_the_same_bits(dtype):
     row = nf4_speed.compare(64 * 30 + 8, dtype, rounds=2)  # the last block is shorter
     assert row["bit_equal"]
-    assert row["quantize"]["ratio"] > 0
+    ratios = [row["quantize"], row["dequantize"], *row["alone"].values()]
+    assert len(ratios) == 4
+    assert all(ratio["ratio"] > 0 for ratio in ratios)
 
 
 def test_the_scan_agrees_with_the_svd():
