@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from labkit.console import run_script
 from labkit.models.methods import Method, Step
 from labkit.models.profiles import PROFILES
 from labkit.models.shapes import shape_of
@@ -132,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

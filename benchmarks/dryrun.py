@@ -17,6 +17,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from labkit.console import run_script
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import shape_of
 from labkit.theory.memory import predict
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
+from labkit.console import run_script
 from labkit.theory.codes import AT_ONCE
 from labkit.theory.nf4 import Quantized, dequantize, pack, quantize
 from labkit.training.interleaved import take_turns, time_ratio
@@ -91,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

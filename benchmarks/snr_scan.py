@@ -10,7 +10,6 @@ new process that does one of them, less what it had before: imports and the matr
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 
+from labkit.console import QuickFlag, run_script
 from labkit.theory.spectrum import judge, singular_values, snr
 from labkit.training.interleaved import take_turns, time_ratio
 from labkit.training.record import write_measurement
@@ -84,11 +84,8 @@ def measure(*, quick: bool = False) -> dict[str, Any]:
     return {"rounds": rounds, "starts": starts, "rows": rows}
 
 
-def main() -> None:
+def main(*, quick: QuickFlag = False) -> None:
     """Print and write the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="a small matrix, 2 rounds, nothing written")
-    quick = parser.parse_args().quick
     torch.set_num_threads(1)
     findings = measure(quick=quick)
     for row in findings["rows"]:
@@ -99,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

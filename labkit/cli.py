@@ -11,8 +11,7 @@ from labkit.commands.memory import dryrun, memory
 from labkit.commands.spectrum import snr
 from labkit.commands.sweep import sweep
 from labkit.commands.training import sft
-from labkit.console import print_error
-from labkit.errors import LabError
+from labkit.console import run_app
 
 # In the order of --help.
 COMMANDS = (doctor, fetch, lab, build, run, memory, dryrun, lecture, sft, sweep, snr, release, grade)
@@ -29,11 +28,7 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line; a LabError becomes one line and exit code 2."""
-    try:
-        app()
-    except LabError as error:
-        print_error(error)
-        raise SystemExit(2) from None
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import re
 import pytest
 import torch
 
-from benchmarks import dryrun, imports, nf4_speed, sft_speed, sliders, snr_scan
+from benchmarks import dryrun, grading, imports, nf4_speed, sft_speed, sliders, snr_scan
+from labkit.console import run_script
 from labkit.models.methods import Method, Step
 from labkit.models.profiles import PROFILES
 from labkit.paths import checkout
@@ -151,10 +152,37 @@ def test_a_result_is_there_and_its_figures_stand_in_its_row(name, figures, resul
         assert not list(checkout().glob(f"data/*/{name.removesuffix('.py')}*.json"))
         return
     report = json.loads((FOLDER / link[1]).read_text(encoding="utf-8"))
-    assert name in report.get("made_by", report.get("command", name))
-    said = [report["date"], report.get("hardware", "computed")]
+    assert report["made_by"] == f"benchmarks/{name}"
+    assert report["versions"]
+    said = [report["date"], report["hardware"]]
     assert result.removeprefix(link[0]) == f": {', '.join(said)}"
     assert figures == globals()[f"of_{name.removesuffix('.py')}"](report)
+
+
+@pytest.mark.parametrize("path", FOLDER.glob("*.py"), ids=lambda path: path.stem)
+def test_every_script_shows_how_it_is_started_and_refuses_other_arguments(path):
+    source = path.read_text("utf-8")
+    assert re.search(rf"^    .*python benchmarks/{path.name}\b.*  # ", source, flags=re.M)
+    assert source.endswith('if __name__ == "__main__":\n    run_script(main, __doc__)\n')
+
+
+def test_a_wrong_argument_measures_nothing_and_help_shows_the_docstring(monkeypatch, capsys):
+    monkeypatch.setattr(imports, "measure", lambda **_: pytest.fail("it ran"))
+    for argument, code, said in (("--quik", 2, "--quik"), ("--help", 0, imports.__doc__.splitlines()[2])):
+        monkeypatch.setattr("sys.argv", ["imports.py", argument])
+        with pytest.raises(SystemExit) as stopped:
+            run_script(imports.main, imports.__doc__)
+        printed = capsys.readouterr()
+        assert stopped.value.code == code
+        assert said in printed.out + printed.err
+
+
+def test_grading_without_executed_notebooks_says_what_to_start(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(grading, "checkout", lambda: tmp_path)
+    monkeypatch.setattr("sys.argv", ["grading.py"])
+    with pytest.raises(SystemExit, match="2"):
+        run_script(grading.main, grading.__doc__)
+    assert "start `labkit run` first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
