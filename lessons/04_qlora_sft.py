@@ -111,10 +111,11 @@ from labkit.models.weights import locate
 from labkit.page.labels import text
 from labkit.page.training_figures import LiveRun, kept_figure, loss_figure
 from labkit.paths import data_folder
+from labkit.theory.intervals import wilson_interval
 from labkit.theory.memory import predict
 from labkit.training import loading
 from labkit.training.checkpoints import reload, save_trained
-from labkit.training.constraints import violations, wilson_interval
+from labkit.training.constraints import violations
 from labkit.training.data import to_messages
 from labkit.training.evaluate import answer, evaluating, follow_report, heldout_loss, tokens_and_labels
 from labkit.training.kept import digest, identity, kept

@@ -614,7 +614,7 @@ Take the last line. rsLoRA with r = alpha = 64 multiplies the update by 8, not b
 """
 
 # %%
-from labkit.training.constraints import wilson_interval
+from labkit.theory.intervals import wilson_interval
 
 published = {"LoRA r = 64": 0.474, "rsLoRA r = 64": 0.513, "LoRA r = 32, q, v": 0.478, "LoRA r = 10, MLP": 0.494}
 for name, share in published.items():

@@ -17,7 +17,8 @@ from labkit.models.shapes import shape_of
 from labkit.page.memory_figures import GIB, predict_choice, settle, spare_gib
 from labkit.page.verdicts import Value
 from labkit.paths import data_folder
-from labkit.theory.memory import moments, optimizer_bytes, trainable_tensors
+from labkit.theory.memory import moments
+from labkit.theory.resident import optimizer_bytes, trainable_tensors
 
 COMMON = {"model": "qwen3-8b", "batch": 1, "seq_len": 2048, "rank": 32}  # where a reading says nothing else
 GIVERS: dict[str, tuple[Callable[..., Value], str]] = {}
@@ -96,7 +97,7 @@ def is_largest(component: str, **choice: Any) -> bool:
     return max(parts, key=parts.__getitem__) == component
 
 
-@gives("labkit.theory.memory.optimizer_bytes")
+@gives("labkit.theory.resident.optimizer_bytes")
 def optimizer_bytes_each(dtype: str = "bfloat16", optimizer: str = "adamw") -> float:
     """Bytes of optimizer states for one parameter of Qwen3-8B in full fine-tuning."""
     shape = shape_of("qwen3-8b")
@@ -113,26 +114,26 @@ def share_of_full(model: str = "qwen3-8b", **choice: Any) -> float:
 # --- LoRA ------------------------------------------------------------------------------------------------------------
 
 
-@gives("labkit.theory.memory.adapter_tensors")
+@gives("labkit.theory.resident.adapter_tensors")
 def adapter_count(model: str = "qwen3-8b", rank: int = 32, targets: str = "all") -> int:
     """Parameters of the adapters."""
     choice = {"model": model, "kind": "lora", "rank": rank, "targets": targets}
     return predict_choice(choice).trainable_params
 
 
-@gives("labkit.theory.memory.adapter_tensors")
+@gives("labkit.theory.resident.adapter_tensors")
 def adapter_millions(**choice: Any) -> float:
     """The same, in millions."""
     return adapter_count(**choice) / 1e6
 
 
-@gives("labkit.theory.memory.adapter_tensors")
+@gives("labkit.theory.resident.adapter_tensors")
 def adapter_mb(bytes_each: float, **choice: Any) -> float:
     """The same, in MB of so many bytes each."""
     return bytes_each * adapter_count(**choice) / 1e6
 
 
-@gives("labkit.theory.memory.adapter_tensors")
+@gives("labkit.theory.resident.adapter_tensors")
 def adapter_percent(model: str = "qwen3-8b", **choice: Any) -> float:
     """Adapter parameters, per cent of the base model's."""
     return 100 * adapter_count(model, **choice) / shape_of(model).n_params
@@ -317,7 +318,7 @@ def bf16_is_wider() -> bool:
     return wide.max > narrow.max and wide.smallest_normal < narrow.smallest_normal
 
 
-@gives("labkit.theory.memory.adapter_tensors")
+@gives("labkit.theory.resident.adapter_tensors")
 def magnitudes_are_one_per(axis: str) -> bool:
     """Whether DoRA adds one number per row, or per column, of each (out, in) weight of Qwen3-8B."""
     shape = shape_of("qwen3-8b")
@@ -327,7 +328,7 @@ def magnitudes_are_one_per(axis: str) -> bool:
     return dora.trainable_params - lora.trainable_params == expected
 
 
-@gives("labkit.theory.memory.adapter_tensors")
+@gives("labkit.theory.resident.adapter_tensors")
 def dora_extra_percent() -> float:
     """DoRA's own parameters, per cent of LoRA's (Qwen3-8B, rank 32)."""
     dora, lora = (predict_choice({"model": "qwen3-8b", "kind": kind, "rank": 32}) for kind in ("dora", "lora"))

@@ -14,7 +14,7 @@ from labkit.page.figures import OKABE_ITO
 from labkit.page.labels import text
 from labkit.page.memory_figures import HATCHES
 from labkit.page.sliders import Control, Explorer, show
-from labkit.theory.memory import adapter_tensors
+from labkit.theory.resident import adapter_tensors, n_elements
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,8 +89,7 @@ def per_rank(model: str) -> tuple[int, ...]:
 
 
 def _params(model: str, target: str, rank: int) -> int:
-    tensors = adapter_tensors(shape_of(model), Method(kind="lora", rank=rank, targets=(target,)))
-    return sum(count * elements for count, elements, _ in tensors)
+    return n_elements(adapter_tensors(shape_of(model), Method(kind="lora", rank=rank, targets=(target,))))
 
 
 def _data() -> dict[str, Any]:

@@ -18,7 +18,8 @@ from labkit.models.methods import LOSSES, TARGETS, Method, Step
 from labkit.models.shapes import shape_of
 from labkit.page.tables import Pool, trace, value
 from labkit.theory.fitting import LADDER
-from labkit.theory.memory import COMPONENTS, PHASES, moments, optimizer_bytes, predict, trainable_tensors
+from labkit.theory.memory import COMPONENTS, PHASES, moments, predict
+from labkit.theory.resident import optimizer_bytes, trainable_tensors
 
 AXES: dict[str, tuple] = {
     "model": LADDER,

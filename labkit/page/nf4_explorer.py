@@ -12,7 +12,7 @@ from labkit.models.shapes import shape_of
 from labkit.page.figures import OKABE_ITO
 from labkit.page.labels import text
 from labkit.page.sliders import Control, Explorer, show
-from labkit.theory.memory import parameter_bytes, quantization_bytes
+from labkit.theory.resident import parameter_bytes, quantization_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -140,7 +140,7 @@ def kept_figure(
     Args:
         before: kind of rule to (times kept, times asked).
         after: the same kinds.
-        interval: e.g. `labkit.training.constraints.wilson_interval`.
+        interval: e.g. `labkit.theory.intervals.wilson_interval`.
 
     Raises:
         LabError: the two have different kinds, or none.

@@ -142,6 +142,19 @@ def paired_difference(
     return Difference(**vars(interval), effect=_effect(values), p=_p(values))
 
 
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a share, both ends in [0, 1] (Wilson 1927; ``scipy.stats.binomtest``).
+
+    Raises:
+        LabError: ``n`` below 1, ``successes`` outside 0..n, or ``confidence`` outside (0, 1).
+    """
+    if n < 1 or not 0 <= successes <= n or not 0 < confidence < 1:
+        given = f"successes={successes}, n={n}, confidence={confidence}"
+        raise LabError(given, "0 <= successes <= n, n >= 1 and 0 < confidence < 1", "pass counts, not shares")
+    interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 def _effect(values: Sequence[float]) -> float:
     mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return mean / spread if spread else math.copysign(math.inf, mean) if mean else 0.0

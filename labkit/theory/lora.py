@@ -20,7 +20,7 @@ from torch.nn.functional import linear
 from labkit.errors import LabError
 from labkit.models.methods import TARGETS, Method
 from labkit.models.shapes import ModelShape
-from labkit.theory.memory import adapter_tensors
+from labkit.theory.resident import adapter_tensors, n_elements
 
 # --- the layer -------------------------------------------------------------------------------------------------------
 
@@ -160,8 +160,7 @@ def lora_param_count(shape: ModelShape, *, rank: int, targets: Sequence[str] = T
         >>> lora_param_count(shape_of("qwen3-8b"), rank=32)
         87293952
     """
-    tensors = adapter_tensors(shape, Method(kind="lora", rank=rank, targets=tuple(targets)))
-    return sum(count * elements for count, elements, _ in tensors)
+    return n_elements(adapter_tensors(shape, Method(kind="lora", rank=rank, targets=tuple(targets))))
 
 
 # --- how much of a matrix a rank keeps -------------------------------------------------------------------------------

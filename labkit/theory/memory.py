@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.models.methods import DTYPE_BYTES, Method, Step, module_parts
+from labkit.models.methods import DTYPE_BYTES, Method, Step
 from labkit.models.shapes import ModelShape
 from labkit.theory import activations as act
 from labkit.theory import transients as moving
+from labkit.theory.resident import adapter_tensors, n_bytes, n_elements, resident_bytes, trainable_tensors
 
 COMPONENTS = (
     "parameters",
@@ -29,10 +30,7 @@ COMPONENTS = (
     "temporary",
 )
 PHASES = ("load", "forward", "backward", "optimizer")
-STATES_32BIT_BELOW = 4096  # bitsandbytes keeps 32-bit states for smaller tensors (min_8bit_size)
-PAGED_FROM = 100_000  # bitsandbytes pages states from this many elements on
 
-Tensors = list[tuple[int, int, int]]  # (how many tensors, elements in each, bytes per element)
 Moment = tuple[str, dict[str, int]]  # phase, bytes by component
 
 
@@ -73,9 +71,9 @@ def predict(shape: ModelShape, method: Method, step: Step) -> Prediction:
     settings = {"model": shape.name, "method": asdict(method), "step": asdict(step)}
     return Prediction(
         settings=settings,
-        trainable_params=_elements(trainable_tensors(shape, method)),
-        total_params=shape.n_params + _elements(adapter_tensors(shape, method)),
-        static_bytes=sum(_resident(shape, method, step).values()),
+        trainable_params=n_elements(trainable_tensors(shape, method)),
+        total_params=shape.n_params + n_elements(adapter_tensors(shape, method)),
+        static_bytes=sum(resident_bytes(shape, method, step).values()),
         peak_allocated_bytes=sum(peak.values()),
         peak_phase=peak_phase,
         components={name: peak.get(name, 0) for name in COMPONENTS},
@@ -103,130 +101,6 @@ def check_settings(shape: ModelShape, method: Method) -> None:
         raise LabError(f"adapter_dtype='autocast' with dtype={method.dtype!r}", rule, "load the base in bfloat16")
 
 
-# --- what is resident: exact -----------------------------------------------------------------------------------------
-
-
-def adapter_tensors(shape: ModelShape, method: Method) -> Tensors:
-    """A (r, in) and B (out, r) of every adapted linear and, for DoRA, a magnitude (out).
-
-    On a quantized base TRL 1.16 makes adapters bf16 but leaves the magnitude float32: in bf16 its small updates would
-    be rounded away. On a plain base PEFT's ``autocast_adapter_dtype=False`` gives both the base's type.
-    """
-    if not method.uses_adapters:
-        return []
-    size = 2 if method.adapter_dtype == "bfloat16" else 4
-    tensors: Tensors = []
-    for name in method.targets:
-        layers = _layers_with(shape, method, name)
-        d_in, d_out = shape.linears()[name]
-        tensors += [(layers, method.rank * d_in, size), (layers, method.rank * d_out, size)]
-        tensors += [(layers, d_out, 4 if method.quantized else size)] if method.uses_magnitude else []
-    return tensors
-
-
-def trainable_tensors(shape: ModelShape, method: Method) -> Tensors:
-    """The tensors that get a gradient: all, the selected layers', or the adapters'."""
-    if method.uses_adapters:
-        return adapter_tensors(shape, method)
-    size = DTYPE_BYTES[method.dtype]
-    if method.kind == "full":
-        return [(count, elements, size) for count, elements in shape.tensors().values()]
-    if method.modules:
-        return [tensor for name in method.targets for tensor in _module_tensors(shape, method, name)]
-    outside = {"embed_tokens", "lm_head"}
-    inside = {name: tensor for name, tensor in shape.tensors().items() if name not in outside}
-    per_layer = [(count // shape.n_layers, elements) for count, elements in inside.values()]
-    return [(count * len(method.layers), elements, size) for count, elements in per_layer]
-
-
-def _layers_with(shape: ModelShape, method: Method, name: str) -> int:
-    """In how many layers a target trains."""
-    if method.modules:
-        return sum(module_parts(module)[1] == name for module in method.modules)
-    return len(method.layers) or shape.n_layers
-
-
-def _module_tensors(shape: ModelShape, method: Method, name: str) -> Tensors:
-    """Weights of the selected linears of one name, and their biases (Qwen2's q_proj, k_proj and v_proj)."""
-    (d_in, d_out), size, layers = shape.linears()[name], DTYPE_BYTES[method.dtype], _layers_with(shape, method, name)
-    bias = shape.attention_bias and name in act.QKV
-    return [(layers, d_in * d_out, size)] + ([(layers, d_out, size)] if bias else [])
-
-
-def parameter_bytes(shape: ModelShape, method: Method) -> int:
-    """Bytes of the base model: NF4 packs two weights of a decoder linear into one byte.
-
-    Embeddings, LM head, norms and biases are never quantized; k-bit preparation raises them to float32.
-    """
-    size = DTYPE_BYTES[method.dtype]
-    if not method.quantized:
-        return size * shape.n_params
-    packed = shape.n_layers * sum(-(-d_in * d_out // 2) for d_in, d_out in shape.linears().values())
-    return packed + (4 if method.kbit_prepare else size) * (shape.n_params - shape.linear_params())
-
-
-def quantization_bytes(shape: ModelShape, method: Method) -> int:
-    """Bytes of NF4's constants (bitsandbytes ``QuantState``), linear by linear.
-
-    Plain: float32 absmax per block and the 16 code values (64 bytes). Double quantization (Dettmers et al. 2023,
-    section 3): one byte per block, float32 per 256 blocks, a float32 offset, the 16 code values, and the 256 code
-    values of the second level (1,024 bytes, a copy per linear).
-    """
-    if not method.quantized:
-        return 0
-    total = 0
-    for d_in, d_out in shape.linears().values():
-        blocks = -(-d_in * d_out // method.block_size)
-        constants = blocks + 4 * -(-blocks // 256) + 4 + 1024 if method.double_quant else 4 * blocks
-        total += shape.n_layers * (constants + 64)
-    return total
-
-
-def optimizer_bytes(tensors: Tensors, optimizer: str) -> int:
-    """Bytes of the optimizer's states on the GPU.
-
-    AdamW keeps two moments in the parameter's own type; fused also a float32 step counter per tensor (foreach keeps it
-    on the CPU). 8-bit (bitsandbytes): two bytes per element, two float32 absmax per 256, and two shared 256-value
-    codes; tensors below 4,096 elements keep 32-bit moments. Paged: moments of 100,000 elements or more live in managed
-    memory outside the CUDA allocator, their absmax does not. SGD without momentum keeps nothing.
-    """
-    if optimizer == "sgd":
-        return 0
-    if optimizer in ("adamw", "adamw_foreach"):
-        counter = 4 if optimizer == "adamw" else 0
-        return sum(count * (2 * elements * size + counter) for count, elements, size in tensors)
-    paged = optimizer == "paged_adamw_8bit"
-    total = 2048 if any(elements >= STATES_32BIT_BELOW for count, elements, _ in tensors) else 0
-    for count, elements, _ in tensors:
-        if elements < STATES_32BIT_BELOW:
-            total += count * 8 * elements
-        else:
-            moments = 0 if paged and elements >= PAGED_FROM else 2 * elements
-            total += count * (moments + 8 * -(-elements // 256))
-    return total
-
-
-def _elements(tensors: Tensors) -> int:
-    return sum(count * elements for count, elements, _ in tensors)
-
-
-def _bytes(tensors: Tensors) -> int:
-    return sum(count * elements * size for count, elements, size in tensors)
-
-
-def _resident(shape: ModelShape, method: Method, step: Step) -> dict[str, int]:
-    """Bytes that stay through the whole step, by component."""
-    return {
-        "parameters": parameter_bytes(shape, method),
-        "quantization_constants": quantization_bytes(shape, method),
-        "adapters": _bytes(adapter_tensors(shape, method)),
-        "optimizer_states": optimizer_bytes(trainable_tensors(shape, method), step.optimizer),
-    }
-
-
-# --- the moments of a step -------------------------------------------------------------------------------------------
-
-
 def moments(shape: ModelShape, method: Method, step: Step) -> list[Moment]:
     """Every moment that can be the peak, in the order of a step, as (phase, bytes by component).
 
@@ -236,7 +110,7 @@ def moments(shape: ModelShape, method: Method, step: Step) -> list[Moment]:
         LabError: see `predict`.
     """
     check_settings(shape, method)
-    resident = _resident(shape, method, step)
+    resident = resident_bytes(shape, method, step)
     loaded = {name: size for name, size in resident.items() if name != "optimizer_states"}
     later = [*_layers_backward(shape, method, step), *_embedding_backward(shape, method, step)]
     kept = {"logits": moving.kept_logit_bytes(shape, method, step)}
@@ -292,7 +166,7 @@ def _layers_backward(shape: ModelShape, method: Method, step: Step) -> list[dict
         upper = [{"gradients": done, "activations": kept, "temporary": flight + waiting}]
     lowest = 0 if step.checkpointing else min(method.layers, default=0)
     one, flight, own = _layer_backward(shape, method, step, lowest)
-    gradients = _bytes(trainable_tensors(shape, method)) - matrix
+    gradients = n_bytes(trainable_tensors(shape, method)) - matrix
     kept = one + (residual if step.checkpointing else 0) + act.mask_bytes(method, step)
     bottom = {"gradients": gradients - own, "activations": kept, "temporary": flight + waiting}
     norm = step.tokens * 4 * shape.hidden_size + (residual if step.checkpointing else 0)
@@ -337,7 +211,7 @@ def _layer_backward(shape: ModelShape, method: Method, step: Step, layer: int) -
         return kept, flight, 0
     if trains and not method.modules:
         return kept, flight, DTYPE_BYTES[method.dtype] * shape.layer_params()
-    return kept, flight, _bytes(trainable_tensors(shape, method)) // (len(method.layers) or shape.n_layers)
+    return kept, flight, n_bytes(trainable_tensors(shape, method)) // (len(method.layers) or shape.n_layers)
 
 
 def _embedding_backward(shape: ModelShape, method: Method, step: Step) -> list[dict[str, int]]:
@@ -350,10 +224,10 @@ def _embedding_backward(shape: ModelShape, method: Method, step: Step) -> list[d
     size = DTYPE_BYTES[method.dtype]
     matrix, incoming = size * shape.embedding_params(), step.tokens * size * shape.hidden_size
     temporary = max(3 * matrix, 2 * matrix + incoming) if shape.tied_embeddings else matrix + incoming
-    return [{"gradients": _bytes(trainable_tensors(shape, method)) - matrix, "temporary": temporary}]
+    return [{"gradients": n_bytes(trainable_tensors(shape, method)) - matrix, "temporary": temporary}]
 
 
 def _update(shape: ModelShape, method: Method, step: Step) -> dict[str, int]:
     """All gradients; foreach AdamW adds the square roots of all second moments, one set as large as the gradients."""
-    gradients = _bytes(trainable_tensors(shape, method))
+    gradients = n_bytes(trainable_tensors(shape, method))
     return {"gradients": gradients, "temporary": gradients if step.optimizer == "adamw_foreach" else 0}

@@ -12,7 +12,7 @@ from labkit.models.integrity import refuse_pickles
 from labkit.models.methods import DTYPE_BYTES
 from labkit.models.profiles import Profile, settled_method
 from labkit.models.shapes import ModelShape
-from labkit.theory.memory import adapter_tensors
+from labkit.theory.resident import adapter_tensors, n_bytes
 from labkit.training.record import ADAPTER_FOLDER, read_record
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def saved_bytes(shape: ModelShape, profile: Profile) -> int:
     """Bytes of what a run saves: the adapter, or all weights after full fine-tuning."""
     method = settled_method(profile)
     if method.uses_adapters:
-        return sum(count * elements * size for count, elements, size in adapter_tensors(shape, method))
+        return n_bytes(adapter_tensors(shape, method))
     return shape.n_params * (4 if method.dtype == "float16" else DTYPE_BYTES[method.dtype])
 
 

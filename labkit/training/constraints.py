@@ -297,18 +297,3 @@ def rate(examples: Sequence[Checkable], texts: Sequence[str]) -> float:
             raise LabError(f"example {example.id}", "it has no constraints, so there is nothing to check", fix)
     kept = sum(not violations(example.constraints, text) for example, text in zip(examples, texts, strict=True))
     return kept / len(examples)
-
-
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a share, both ends in [0, 1] (Wilson 1927; ``scipy.stats.binomtest``).
-
-    Raises:
-        LabError: ``n`` below 1, ``successes`` outside 0..n, or ``confidence`` outside (0, 1).
-    """
-    if n < 1 or not 0 <= successes <= n or not 0 < confidence < 1:
-        given = f"successes={successes}, n={n}, confidence={confidence}"
-        raise LabError(given, "0 <= successes <= n, n >= 1 and 0 < confidence < 1", "pass counts, not shares")
-    from scipy.stats import binomtest
-
-    interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)

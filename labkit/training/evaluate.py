@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labkit.errors import LabError
+from labkit.theory.intervals import wilson_interval
 from labkit.training.audit import IGNORED
-from labkit.training.constraints import violations, wilson_interval
+from labkit.training.constraints import violations
 from labkit.training.data import Example, to_messages
 
 if TYPE_CHECKING:

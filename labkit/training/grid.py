@@ -21,7 +21,7 @@ from labkit.errors import LabError
 from labkit.models.methods import TARGETS, Method, parse_layers, parse_targets
 from labkit.models.profiles import Profile, current_profile
 from labkit.models.shapes import ModelShape, shape_of
-from labkit.theory.memory import adapter_tensors
+from labkit.theory.resident import adapter_tensors, n_elements
 from labkit.training.kept import digest
 from labkit.training.run import adjusted, alpha_for
 from labkit.training.scan import selected
@@ -227,7 +227,7 @@ def rank_for(shape: ModelShape, method: Method, params: int) -> int:
 
 def trained(shape: ModelShape, method: Method) -> int:
     """Parameters that the adapters of ``method`` train."""
-    return sum(count * elements for count, elements, _ in adapter_tensors(shape, method))
+    return n_elements(adapter_tensors(shape, method))
 
 
 def _validated(path: Path) -> GridFile:

@@ -15,7 +15,7 @@ from pathlib import Path
 from labkit.files import file_sha256, write_json, writing
 from labkit.models.profiles import Profile, settled_method
 from labkit.models.shapes import ModelShape
-from labkit.theory.memory import trainable_tensors
+from labkit.theory.resident import n_bytes, trainable_tensors
 from labkit.training.checkpoints import saved_bytes
 
 SEAL = "checksums.json"
@@ -89,8 +89,7 @@ def prune(folder: Path | str, *, keep: int = KEPT) -> None:
 def checkpoint_bytes(shape: ModelShape, profile: Profile) -> int:
     """Predicted bytes of one checkpoint: the weights as the run saves them, and AdamW's two states of what trains."""
     trained = trainable_tensors(shape, settled_method(profile))
-    states = 2 * sum(count * elements * size for count, elements, size in trained)
-    return saved_bytes(shape, profile) + states + OTHER_BYTES
+    return saved_bytes(shape, profile) + 2 * n_bytes(trained) + OTHER_BYTES
 
 
 def disk_bytes(shape: ModelShape, profile: Profile) -> int:

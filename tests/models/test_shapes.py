@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from labkit.errors import LabError
 from labkit.models.shapes import CATALOGUE, MODELS, ModelShape, read_config, shape_of
+from labkit.training.ledger import random_model
 
 # Totals by instantiating Qwen3ForCausalLM from the published configs; the last is the model card's.
 PUBLISHED = {
@@ -35,25 +35,6 @@ SMALL = {
 }
 
 
-def transformers_config(shape: ModelShape) -> dict:
-    return {
-        "vocab_size": shape.vocab_size,
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.n_layers,
-        "num_attention_heads": shape.n_heads,
-        "num_key_value_heads": shape.n_kv_heads,
-        "head_dim": shape.head_dim,
-        "tie_word_embeddings": shape.tied_embeddings,
-    }
-
-
-def on_meta(shape: ModelShape) -> torch.nn.Module:
-    config = AutoConfig.for_model(shape.architecture, **transformers_config(shape))
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-
-
 def write(folder, **changes):
     config = {key: value for key, value in (SMALL | changes).items() if value is not ...}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -62,7 +43,7 @@ def write(folder, **changes):
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_parameter_tensor_is_the_one_that_transformers_makes(name):
-    shape, model = CATALOGUE[name], on_meta(CATALOGUE[name])
+    shape, model = CATALOGUE[name], random_model(CATALOGUE[name], device="meta")
     mine = sorted(elements for count, elements in shape.tensors().values() for _ in range(count))
     assert mine == sorted(parameter.numel() for parameter in model.parameters())
     assert shape.n_params == sum(mine)
@@ -92,7 +73,7 @@ def test_a_folder_saved_by_transformers(tmp_path, kind, tied):
     config.save_pretrained(tmp_path)
     shape = shape_of(str(tmp_path))
     assert (shape.name, shape.architecture) == (tmp_path.name, kind)
-    assert shape.n_params == sum(p.numel() for p in on_meta(shape).parameters())
+    assert shape.n_params == sum(p.numel() for p in random_model(shape, device="meta").parameters())
     assert shape.n_params == sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 

@@ -17,8 +17,9 @@ from labkit.page.memory_figures import GIB, RESERVE_GIB, predict_choice, verdict
 from labkit.page.memory_moves import moves
 from labkit.page.memory_tables import AXES, setting
 from labkit.theory.codes import normal_error
-from labkit.theory.memory import adapter_tensors, predict
+from labkit.theory.memory import predict
 from labkit.theory.nf4 import bits_per_weight
+from labkit.theory.resident import adapter_tensors
 
 SOURCE = """\
 from labkit.page.explorers import lora_explorer, memory_explorer, nf4_explorer

@@ -10,7 +10,8 @@ from labkit.models.shapes import CATALOGUE
 from labkit.page.exercises import judge
 from labkit.page.memory_figures import predict_choice, spare_gib
 from labkit.page.questions import q01
-from labkit.theory.memory import adapter_tensors, predict, trainable_tensors
+from labkit.theory.memory import predict
+from labkit.theory.resident import adapter_tensors, trainable_tensors
 
 ENGLISH = (
     "The gradient must pass every frozen layer. So norms keep their input. LoRA adds a float32 copy of its own input."

@@ -10,7 +10,7 @@ from labkit.models.methods import TARGETS, Method
 from labkit.models.shapes import shape_of
 from labkit.page.exercises import judge
 from labkit.page.questions import q05
-from labkit.theory.memory import adapter_tensors
+from labkit.theory.resident import adapter_tensors
 
 
 def state(id, value):

@@ -6,7 +6,7 @@ import pytest
 
 from labkit.errors import LabError
 from labkit.page.training_figures import LiveRun, kept_figure, loss_figure, running_mean
-from labkit.training.constraints import wilson_interval
+from labkit.theory.intervals import wilson_interval
 
 
 def point(step, loss=1.0):

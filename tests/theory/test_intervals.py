@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from labkit.errors import LabError
-from labkit.theory.intervals import bootstrap_interval, paired_difference, t_interval
+from labkit.theory.intervals import bootstrap_interval, paired_difference, t_interval, wilson_interval
 
 
 def test_a_textbook_interval():
@@ -107,3 +107,21 @@ def test_equal_differences_need_no_spread():
 def test_bad_input_is_named(call, message):
     with pytest.raises(LabError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 200), (37, 200), (200, 200)])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_wilson_interval_is_wilsons_formula(k, n, confidence):
+    z, p = statistics.NormalDist().inv_cdf((1 + confidence) / 2), k / n
+    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = wilson_interval(k, n, confidence)
+    scale = 1 + z * z / n
+    assert (low, high) == pytest.approx(((centre - half) / scale, (centre + half) / scale), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "confidence"), [(0, 0, 0.95), (3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1.0), (1, 2, 0.0)]
+)
+def test_wilson_interval_refuses(k, n, confidence):
+    with pytest.raises(LabError):
+        wilson_interval(k, n, confidence)

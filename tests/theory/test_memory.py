@@ -1,4 +1,4 @@
-"""The closed form against peft, bitsandbytes, torch and autograd, and against a dry run of the real stack."""
+"""The closed form against autograd, published measurements and a dry run of the real stack."""
 
 from __future__ import annotations
 
@@ -7,225 +7,19 @@ import weakref
 from dataclasses import replace
 
 import bitsandbytes as bnb
-import bitsandbytes.functional as bnb_functional
 import peft
 import pytest
 import torch
-from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from labkit.errors import LabError
-from labkit.models.methods import TARGETS, Method, Step
-from labkit.models.shapes import CATALOGUE, ModelShape, shape_of
+from labkit.models.methods import Method, Step
+from labkit.models.shapes import ModelShape, shape_of
 from labkit.theory import activations, memory, transients
 from labkit.theory.memory import COMPONENTS, PHASES, predict
+from labkit.training.ledger import random_model
+from tests.theory.built import MLP, QV, SMALL, method, with_adapters
 
 MIB = 2**20
-SMALL = ModelShape("small", "qwen3", 192, 128, 384, 2, 4, 2, 32, tied_embeddings=True, qk_norm=True)
-QV, MLP = ("q_proj", "v_proj"), ("gate_proj", "up_proj", "down_proj")
-
-
-def method(kind: str, **changes) -> Method:
-    return Method(**{"kind": kind, "rank": 16, "dropout": 0.0, **changes})
-
-
-def build(shape: ModelShape, *, device: str, dtype: torch.dtype = torch.bfloat16, attention: str = "sdpa"):
-    config = AutoConfig.for_model(
-        shape.architecture,
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.n_layers,
-        num_attention_heads=shape.n_heads,
-        num_key_value_heads=shape.n_kv_heads,
-        head_dim=shape.head_dim,
-        tie_word_embeddings=shape.tied_embeddings,
-    )
-    with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
-
-
-def with_adapters(model: torch.nn.Module, chosen: Method) -> torch.nn.Module:
-    config = peft.LoraConfig(
-        r=chosen.rank,
-        lora_alpha=chosen.alpha,
-        lora_dropout=chosen.dropout,
-        target_modules=list(chosen.targets),
-        layers_to_transform=list(chosen.layers) or None,
-        use_dora=chosen.uses_magnitude,
-    )
-    return peft.get_peft_model(model, config, autocast_adapter_dtype=chosen.adapter_dtype != "bfloat16")
-
-
-def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-# --- parameters and adapters -----------------------------------------------------------------------------------------
-
-# Rank 8, 16, 32, 64 on all linears; rank 32 on attention and on the MLP; DoRA's magnitudes. Counted with peft.
-LORA_TABLE = {
-    "qwen3-0.6b": (5_046_272, 10_092_544, 20_185_088, 40_370_176, 9_175_040, 11_010_048, 344_064),
-    "qwen3-1.7b": (8_716_288, 17_432_576, 34_865_152, 69_730_304, 12_845_056, 22_020_096, 573_440),
-    "qwen3-4b": (16_515_072, 33_030_144, 66_060_288, 132_120_576, 23_592_960, 42_467_328, 1_105_920),
-    "qwen3-8b": (21_823_488, 43_646_976, 87_293_952, 174_587_904, 30_670_848, 56_623_104, 1_400_832),
-    "qwen3-14b": (32_112_640, 64_225_280, 128_450_560, 256_901_120, 41_943_040, 86_507_520, 2_088_960),
-    "qwen3-32b": (67_108_864, 134_217_728, 268_435_456, 536_870_912, 79_691_776, 188_743_680, 4_587_520),
-}
-
-
-def count(name: str, chosen: Method) -> int:
-    return predict(shape_of(name), chosen, Step()).trainable_params
-
-
-@pytest.mark.parametrize("name", LORA_TABLE)
-def test_the_published_table_of_adapter_sizes(name):
-    mine = [count(name, method("lora", rank=rank)) for rank in (8, 16, 32, 64)]
-    mine += [count(name, method("lora", rank=32, targets=targets)) for targets in (TARGETS[:4], MLP)]
-    mine.append(count(name, method("dora", rank=32)) - mine[2])
-    assert tuple(mine) == LORA_TABLE[name]
-
-
-@pytest.mark.parametrize("kind", ["lora", "dora"])
-@pytest.mark.parametrize("targets", [TARGETS, QV, ("down_proj",)])
-@pytest.mark.parametrize("name", ["qwen3-0.6b", "qwen2.5-7b", "smollm2-135m", "mistral-7b"])
-def test_trainable_parameters_and_bytes_are_pefts(name, kind, targets):
-    shape = replace(shape_of(name), n_layers=3)
-    for chosen in (method(kind, rank=5, targets=targets), method(kind, targets=targets, layers=(0, 2))):
-        with torch.device("meta"):
-            parameters = trainable(with_adapters(build(shape, device="meta"), chosen))
-        prediction = predict(shape, chosen, Step())
-        assert prediction.trainable_params == sum(p.numel() for p in parameters)
-        assert prediction.components["adapters"] == sum(p.nbytes for p in parameters)
-        assert prediction.total_params == shape.n_params + prediction.trainable_params
-
-
-def test_bf16_adapters_are_pefts():
-    chosen = method("dora", adapter_dtype="bfloat16")
-    parameters = trainable(with_adapters(build(SMALL, device="cpu"), chosen))
-    assert predict(SMALL, chosen, Step()).components["adapters"] == sum(p.nbytes for p in parameters)
-
-
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_full_and_selected_layers_train_what_they_say(name):
-    shape = shape_of(name)
-    assert predict(shape, method("full"), Step()).trainable_params == shape.n_params
-    model = build(replace(shape, n_layers=2), device="meta")
-    layer = sum(p.numel() for p in model.model.layers[1].parameters())
-    assert predict(shape, method("spectrum", layers=(0, 5)), Step()).trainable_params == 2 * layer
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_parameter_bytes_are_transformers(dtype):
-    model = build(SMALL, device="meta", dtype=getattr(torch, dtype))
-    held = predict(SMALL, method("full", dtype=dtype), Step()).components["parameters"]
-    assert held == sum(p.nbytes for p in model.parameters())
-
-
-# --- quantized storage -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("double", [True, False])
-@pytest.mark.parametrize("block", [32, 64, 256])
-@pytest.mark.parametrize("sizes", [(128, 384, 32), (100, 60, 20)])
-def test_nf4_bytes_are_bitsandbytes(double, block, sizes):
-    hidden, intermediate, width = sizes
-    shape = replace(SMALL, hidden_size=hidden, intermediate_size=intermediate, head_dim=width)
-    packed, tables = 0, {}
-    for d_in, d_out in shape.linears().values():
-        for _ in range(shape.n_layers):
-            weight = torch.randn(d_out, d_in, dtype=torch.bfloat16)
-            data, state = bnb_functional.quantize_4bit(weight, None, None, block, double, "nf4")
-            constants = [state.absmax, state.code]
-            constants += [state.offset, state.state2.absmax, state.state2.code] if double else []
-            packed += data.nbytes
-            tables |= {t.data_ptr(): (t, t.nbytes) for t in constants}  # shared ones would count once; t keeps it alive
-    chosen = method("qlora", double_quant=double, block_size=block)
-    prediction = predict(shape, chosen, Step())
-    rest = 2 * (shape.n_params - shape.linear_params())
-    assert prediction.components["parameters"] == packed + rest
-    assert prediction.components["quantization_constants"] == sum(size for _, size in tables.values())
-
-
-def test_bits_per_weight():
-    shape = shape_of("qwen3-8b")
-    bits = {}
-    for double in (True, False):
-        chosen = method("qlora", double_quant=double)
-        constants = memory.quantization_bytes(shape, chosen)
-        packed = memory.parameter_bytes(shape, chosen) - 2 * (shape.n_params - shape.linear_params())
-        bits[double] = 8 * (packed + constants) / shape.linear_params()
-    assert bits[True] == pytest.approx(4 + 8 / 64 + 32 / (64 * 256), abs=4e-4)  # the code tables: 0.0003
-    assert bits[False] == pytest.approx(4.5, abs=4e-4)
-
-
-def test_kbit_preparation_raises_what_is_not_quantized():
-    shape = shape_of("qwen3-8b")
-    rest = shape.n_params - shape.linear_params()
-    plain, raised = (memory.parameter_bytes(shape, method("qlora", kbit_prepare=k)) for k in (False, True))
-    assert raised - plain == 2 * rest
-    assert round((raised - plain) / 2**30, 2) == 2.32
-
-
-# --- optimizers ------------------------------------------------------------------------------------------------------
-
-SIZES = [(1, 1), (3, 5), (63, 65), (64, 64), (257, 64), (400, 400)]  # 4,095, 4,096 and 160,000 elements among them
-
-
-def state_bytes(optimizer: torch.optim.Optimizer, *, device: str = "cpu") -> int:
-    unique = {}
-    for state in optimizer.state.values():
-        for tensor in state.values():
-            if isinstance(tensor, torch.Tensor) and tensor.device.type == device:
-                unique[id(tensor)] = tensor.nbytes
-    return sum(unique.values())
-
-
-def parameters_with_gradients(dtype: torch.dtype) -> list[torch.nn.Parameter]:
-    parameters = [torch.nn.Parameter(torch.zeros(size, dtype=dtype)) for size in SIZES]
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-    return parameters
-
-
-def tensors(dtype: torch.dtype) -> list[tuple[int, int, int]]:
-    return [(1, a * b, dtype.itemsize) for a, b in SIZES]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("name", ["adamw", "adamw_foreach", "sgd"])
-def test_torch_optimizer_states(dtype, name):
-    parameters = parameters_with_gradients(dtype)
-    made = {
-        "adamw": lambda: torch.optim.AdamW(parameters, fused=True),
-        "adamw_foreach": lambda: torch.optim.AdamW(parameters, foreach=True),
-        "sgd": lambda: torch.optim.SGD(parameters, lr=0.1),
-    }[name]()
-    made.step()
-    # On a GPU foreach leaves its 4-byte step counters on the CPU; here everything is on the CPU, so take them off.
-    counters = 4 * len(SIZES) if name == "adamw_foreach" else 0
-    assert memory.optimizer_bytes(tensors(dtype), name) == state_bytes(made) - counters
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_8bit_optimizer_states(dtype):
-    optimizer = AdamW8bit(parameters_with_gradients(dtype))
-    optimizer.step()
-    assert memory.optimizer_bytes(tensors(dtype), "adamw_8bit") == state_bytes(optimizer)
-
-
-def test_paged_states_leave_the_gpu_from_100_000_elements_on(monkeypatch):
-    # Paging needs CUDA, so bitsandbytes sets its states up on `meta`, and its pager hands out CPU tensors instead.
-    monkeypatch.setattr(bnb_functional, "get_paged", lambda *shape, dtype, device: torch.zeros(shape, dtype=dtype))
-    monkeypatch.setattr(bnb_functional, "fill", lambda tensor, value: None)
-    parameters = [torch.nn.Parameter(torch.zeros(size, device="meta")) for size in SIZES]
-    optimizer = PagedAdamW8bit(parameters)
-    optimizer.check_overrides()
-    for index, parameter in enumerate(parameters):
-        optimizer.init_state(optimizer.param_groups[0], parameter, 0, index)
-    expected = state_bytes(optimizer, device="meta")
-    assert memory.optimizer_bytes(tensors(torch.float32), "paged_adamw_8bit") == expected
-    assert memory.optimizer_bytes(tensors(torch.float32), "adamw_8bit") - expected == 2 * 400 * 400
 
 
 # --- activations: what autograd really saves -------------------------------------------------------------------------
@@ -248,7 +42,7 @@ def quantized(layer: torch.nn.Module) -> torch.nn.Module:
 
 def one_layer(shape: ModelShape, chosen: Method, attention: str) -> tuple[torch.nn.Module, torch.nn.Module]:
     """A real decoder layer with the method applied, and the model's rotary embedding."""
-    model = build(shape, device="cpu", dtype=getattr(torch, chosen.dtype), attention=attention)
+    model = random_model(shape, dtype=chosen.dtype, attention=attention)
     layer, rotary = model.model.layers[0], model.model.rotary_emb
     if chosen.kind in ("full", "spectrum"):
         return layer.train(), rotary

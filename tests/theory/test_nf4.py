@@ -15,7 +15,6 @@ from labkit.models.methods import Method
 from labkit.models.shapes import CATALOGUE
 from labkit.theory import codes, nf4
 from labkit.theory.codes import CODES, dynamic_map, levels
-from labkit.theory.memory import quantization_bytes
 from labkit.theory.nf4 import (
     bits_per_weight,
     dequantize,
@@ -28,6 +27,7 @@ from labkit.theory.nf4 import (
     unpack,
     usage,
 )
+from labkit.theory.resident import quantization_bytes
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 STORED = ("nf4", "fp4")  # what bitsandbytes can store

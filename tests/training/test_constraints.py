@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import pytest
 
@@ -18,7 +16,6 @@ from labkit.training.constraints import (
     rate,
     sentences,
     violations,
-    wilson_interval,
 )
 
 # (constraint, texts that follow it, texts that break it), judged by a person
@@ -203,21 +200,3 @@ def test_rate_counts_rows_whose_rules_all_hold():
 def test_rate_refuses_what_it_cannot_measure(rows, texts):
     with pytest.raises(LabError):
         rate(rows, texts)
-
-
-@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 200), (37, 200), (200, 200)])
-@pytest.mark.parametrize("confidence", [0.8, 0.95])
-def test_wilson_interval_is_wilsons_formula(k, n, confidence):
-    z, p = NormalDist().inv_cdf((1 + confidence) / 2), k / n
-    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = wilson_interval(k, n, confidence)
-    scale = 1 + z * z / n
-    assert (low, high) == pytest.approx(((centre - half) / scale, (centre + half) / scale), abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("k", "n", "confidence"), [(0, 0, 0.95), (3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1.0), (1, 2, 0.0)]
-)
-def test_wilson_interval_refuses(k, n, confidence):
-    with pytest.raises(LabError):
-        wilson_interval(k, n, confidence)

@@ -194,7 +194,7 @@ MODEL = "qwen3-8b"
 def nf4_gb(name: str = MODEL, *, double: bool = True) -> float:
     """GB of a model whose decoder linears are in NF4 blocks of 64, the rest in bfloat16, as bitsandbytes stores it."""
     from labkit.models.methods import Method
-    from labkit.theory.memory import quantization_bytes
+    from labkit.theory.resident import quantization_bytes
 
     shape = shape_of(name)
     packed = shape.linear_params() // 2 + quantization_bytes(shape, Method(kind="qlora", double_quant=double))
