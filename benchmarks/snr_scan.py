@@ -10,6 +10,7 @@ new process that does one of them, less what it had before: imports and the matr
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -86,6 +87,7 @@ def measure(*, quick: bool = False) -> dict[str, Any]:
 
 def main(*, quick: QuickFlag = False) -> None:
     """Print and write the table."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the BLAS of scipy, which is loaded later, here and in new processes
     torch.set_num_threads(1)
     findings = measure(quick=quick)
     for row in findings["rows"]:
