@@ -3,9 +3,11 @@
 #   PYTHON=python3.12     build .venv with this Python (default: the first fitting one)
 #   LABKIT_LANG=zh        language of `make lab`
 #   PROFILE=laptop        profile of `make book`: tiny, laptop or gpu
+#   WORKERS=4             test files that `make test` runs at a time, each over 1 GB of memory (default: 2, a core each in CI)
 
 LABKIT_LANG ?= en
 PROFILE ?= tiny
+WORKERS ?= 2
 
 # Any Python will do to start the setup script, which then looks for one that fits.
 ANY_PYTHON = $(shell command -v python3 || command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python)
@@ -35,14 +37,14 @@ book: setup
 
 # Cheap checks first. Nothing may reach for a model hub; scripts/offline closes the network to the lessons. The code cells
 # of both languages are the same (a test says so), so only the English solutions are executed. One thread: these matrices
-# are tiny, and waiting threads cost more.
+# are tiny, and waiting threads cost more. A file stays with one worker: its tests share what they have set up.
 CHECKED := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 LABKIT_PROFILE=tiny LABKIT_LANG=en LABKIT_RUNS=$(CURDIR)/build/runs
 
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/labkit build --check
-	$(CHECKED) $(BIN)/python -m pytest
+	$(CHECKED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 	rm -rf build/solutions build/runs
 	$(BIN)/labkit build --solutions
 	$(CHECKED) $(BIN)/python -m pytest $(NBVAL) build/solutions/en

@@ -12,6 +12,7 @@ from labkit.commands.spectrum import snr
 from labkit.commands.sweep import sweep
 from labkit.commands.training import sft
 from labkit.console import run_app
+from labkit.labels import language
 
 # In the order of --help.
 COMMANDS = (doctor, fetch, lab, build, run, memory, dryrun, lecture, sft, sweep, snr, release, grade)
@@ -22,12 +23,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def first() -> None:
+    """Before any command: ``LABKIT_LANG`` must be one of the book's languages, or an error would come in mid-work."""
+    language()
+
+
 for command in COMMANDS:
     app.command()(command)
 
 
 def main() -> None:
-    """Run the command line; a LabError becomes one line and exit code 2."""
+    """Run the command line."""
     run_app(app)
 
 

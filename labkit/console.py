@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from labkit import labels
 from labkit.errors import LabError
 
 out = Console()
@@ -24,6 +27,8 @@ QuickFlag = Annotated[bool, typer.Option("--quick", help="Try a small case and w
 
 def run_app(app: typer.Typer) -> None:
     """Run a command line; a LabError becomes one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows a ? for what it cannot
     try:
         app()
     except LabError as error:
@@ -45,16 +50,21 @@ def run_script(main: Callable[..., None], about: str | None) -> None:
 
 def print_error(error: LabError) -> None:
     """An error in one line, on standard error."""
-    err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+    label, line = "error", str(error)
+    if os.environ.get("LABKIT_LANG") == "zh":  # asked here, since the error may be that the language is unknown
+        label, line = "错误", f"{error.given}：{error.rule}。解决办法：{error.fix}。"
+    err.print(f"[bold red]{label}[/] {escape(line)}", soft_wrap=True)
 
 
-def language(lang: str) -> str:
-    """``lang``, if the book is in it.
+def language(lang: str | None) -> str:
+    """``lang``, if the book is in it; the student's (`labkit.labels.language`) where none is named.
 
     Raises:
-        LabError: it is not.
+        LabError: the book is not in it.
     """
-    if lang not in ("en", "zh"):
+    if lang is None:
+        return labels.language()
+    if lang not in labels.LANGUAGES:
         raise LabError(f"lang={lang!r}", "the book is in en and zh", "use --lang en or --lang zh")
     return lang
 

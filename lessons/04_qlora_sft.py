@@ -104,11 +104,11 @@ First the pieces of the book's recipe that this lesson takes apart. Then its run
 from dataclasses import asdict, replace
 
 from labkit.files import new_folder
+from labkit.labels import text
 from labkit.models.places import runs_folder
 from labkit.models.profiles import PROFILES, settled_method
 from labkit.models.shapes import shape_of
 from labkit.models.weights import locate
-from labkit.page.labels import text
 from labkit.page.training_figures import LiveRun, kept_figure, loss_figure
 from labkit.paths import data_folder
 from labkit.theory.intervals import wilson_interval
@@ -1133,7 +1133,7 @@ Halve the batch and double the steps, or quarter and quadruple. A very small bat
 # %%
 explanation = ...
 ### BEGIN SOLUTION
-from labkit.page.labels import text
+from labkit.labels import text
 
 explanation = text(
     "The training loss is measured on the rows that the run learns from, the held-out loss on topics that it "

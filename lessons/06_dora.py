@@ -491,7 +491,7 @@ Make the picture here. Three trainings of 24 steps from the same start and on th
 # %%
 import gc
 
-from labkit.page.labels import text
+from labkit.labels import text
 from labkit.page.training_figures import LiveRun
 from labkit.training.kept import identity
 from labkit.training.recipe import build_trainer, progress_callback
@@ -1089,7 +1089,7 @@ d = [a - b for a, b in zip(lora, dora)]；half = t.ppf(0.975, n - 1) * statistic
 # %%
 defence = ...
 ### BEGIN SOLUTION
-from labkit.page.labels import text
+from labkit.labels import text
 
 found = duel(races[0]).difference
 extra = peak_gb("qdora", 0.0, True) / peak_gb("qlora", 0.0, True) - 1

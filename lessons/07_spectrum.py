@@ -904,7 +904,7 @@ int(30 * 0.1) = 3 of 30 modules a type: 16 * 30 / 3.
 # %%
 my_budget = ...
 ### BEGIN SOLUTION
-from labkit.page.labels import text
+from labkit.labels import text
 
 my_budget = text(
     "I take LoRA of rank 8 on all linears: the closed form predicts 4.5 GiB for batch 4 x 1,024 with checkpointing, so "

@@ -1,19 +1,24 @@
 """The command line is wiring: flags arrive, errors are one line with exit code 2, JSON is JSON."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 
 import pytest
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
-from labkit.cli import app
+from labkit.cli import COMMANDS, app
 from labkit.commands import book
+from labkit.console import print_error
 from labkit.errors import LabError
+from labkit.machine import Finding
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import shape_of
 from labkit.theory.memory import predict
+from tests.chinese import CHINESE, english_left
 
 invoke = CliRunner().invoke
 
@@ -150,3 +155,80 @@ def test_lab_is_on_loopback_with_its_token(monkeypatch):
     assert "notebooks/zh/00_start_here.ipynb" in command
     assert "--no-browser" in command
     assert "token" not in command  # Jupyter makes one itself; an empty one would switch it off
+
+
+def test_lab_opens_the_notebooks_of_the_students_language(monkeypatch):
+    calls = []
+    monkeypatch.setattr(book.subprocess, "call", lambda command, cwd: calls.append(" ".join(command)) or 0)
+    monkeypatch.setenv("LABKIT_LANG", "zh")
+    for flags in ([], ["--lang", "en"]):
+        assert invoke(app, ["lab", *flags]).exit_code == 0
+    monkeypatch.delenv("LABKIT_LANG")
+    assert invoke(app, ["lab"]).exit_code == 0
+    assert ["notebooks/zh/00_" in call for call in calls] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "doctor --profile tiny",
+        "memory --gpu 3",
+        "memory --model qwen3-8b --method full --gpu 1",
+        "dryrun --model tiny --method lora --seq-len 32",
+        "snr tiny --out scan.jsonl",
+        "build --check",
+    ],
+)
+def test_a_chinese_student_reads_chinese_in_tables_that_line_up(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("LABKIT_LANG", "zh")
+    monkeypatch.setenv("COLUMNS", "160")
+    done = invoke(app, command.replace("scan.jsonl", str(tmp_path / "scan.jsonl")).split())
+    assert (done.exception, done.exit_code) == (None, 0)
+    assert CHINESE.search(done.stdout)
+    tables = re.findall(r"(?:^[┏┃┡│└├].*\n)+", done.stdout, flags=re.M)
+    assert all(len({cell_len(line) for line in table.splitlines()}) == 1 for table in tables)
+    assert [line for line in done.output.splitlines() if english_left(line)] == []
+
+
+def test_the_doctor_names_in_chinese_what_is_in_a_lessons_way(monkeypatch):
+    monkeypatch.setenv("LABKIT_LANG", "zh")
+    monkeypatch.setattr("labkit.doctor.examine", lambda profile: [Finding("gpu", "fail", "-", "-")])
+    done = invoke(app, ["doctor", "--profile", "tiny"])
+    assert (done.exit_code, "第 04 节还不能运行：显卡" in done.stdout) == (1, True)
+    printed = json.loads(invoke(app, ["doctor", "--profile", "tiny", "--json"]).stdout)
+    assert printed["blocked_lessons"]["04"] == ["gpu"]  # names stay, for programs
+
+
+NEEDED = {"sweep": ["no.toml"], "snr": ["tiny"], "release": ["--out", "x"], "grade": [".", "--out", "x"]}
+
+
+@pytest.mark.parametrize("name", [command.__name__ for command in COMMANDS])
+def test_an_unknown_language_is_refused_before_any_work(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LABKIT_LANG", "fr")
+    done = invoke(app, [name, *NEEDED.get(name, [])])
+    error = "LABKIT_LANG='fr': the book speaks en and zh. Fix: set LABKIT_LANG=en or LABKIT_LANG=zh."
+    assert str(done.exception) == error
+    assert (done.output, list(tmp_path.iterdir())) == ("", [])
+
+
+def test_an_error_of_a_chinese_student_says_in_chinese_what_is_the_fix(monkeypatch, capsys):
+    monkeypatch.setenv("LABKIT_LANG", "zh")
+    print_error(LabError("rank=0", "rank must be at least 1", "try rank=8"))
+    assert capsys.readouterr().err == "错误 rank=0：rank must be at least 1。解决办法：try rank=8。\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"LC_ALL": "C", "PYTHONIOENCODING": None}, "tiny 就在本书里"),  # Python takes UTF-8 where nothing is chosen
+        ({"PYTHONIOENCODING": "ascii"}, "tiny ?????"),
+    ],
+)
+def test_a_terminal_that_is_not_utf8_gets_what_it_can_show(settings, shown):
+    environment = {**os.environ, "LABKIT_LANG": "zh", "PYTHONUTF8": None, "LANG": None, **settings}
+    environment = {name: value for name, value in environment.items() if value is not None}
+    command = [sys.executable, "-m", "labkit.cli", "fetch", "--profile", "tiny"]
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().startswith(shown)

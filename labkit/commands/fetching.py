@@ -8,6 +8,7 @@ import typer
 
 from labkit.console import JsonFlag, ProfileFlag, err, escape, out, print_error, print_json
 from labkit.errors import LabError
+from labkit.labels import text
 
 
 def fetch(profile: ProfileFlag = None, as_json: JsonFlag = False) -> None:
@@ -20,7 +21,8 @@ def fetch(profile: ProfileFlag = None, as_json: JsonFlag = False) -> None:
         weights = find(chosen)
         already_here = weights is not None
         if weights is None:
-            err.print(f"{chosen.model}: about {download_bytes(chosen) / 1e9:.2f} GB")
+            size = f"{download_bytes(chosen) / 1e9:.2f} GB"
+            err.print(text(f"{chosen.model}: about {size}", f"{chosen.model}：约 {size}"))
             weights = locate(chosen, say=lambda line: err.print(escape(line), soft_wrap=True))
     except LabError as error:
         print_error(error)
@@ -31,8 +33,19 @@ def fetch(profile: ProfileFlag = None, as_json: JsonFlag = False) -> None:
         print_json({**found, "bytes": n_bytes, "already_here": already_here})
         return
     if weights.source == "book":
-        out.print(f"{weights.model} is in the book; the course's model: labkit fetch --profile gpu", soft_wrap=True)
+        in_book = text(
+            f"{weights.model} is in the book; the course's model: labkit fetch --profile gpu",
+            f"{weights.model} 就在本书里，不用下载；要下载课程的模型：labkit fetch --profile gpu",
+        )
+        out.print(in_book, soft_wrap=True)
         return
-    how = "already here" if already_here else f"fetched in {time.monotonic() - started:.0f} s"
-    out.print(f"{weights.model} from {weights.source}, {n_bytes / 1e9:.2f} GB, {how}")
+    seconds, size = f"{time.monotonic() - started:.0f}", f"{n_bytes / 1e9:.2f} GB"
+    how = text(f"fetched in {seconds} s", f"用时 {seconds} 秒")
+    if already_here:
+        how = text("already here", "早已在这里")
+    said = text(
+        f"{weights.model} from {weights.source}, {size}, {how}",
+        f"{weights.model}，来源 {weights.source}，{size}，{how}",
+    )
+    out.print(said, soft_wrap=True)
     out.print(escape(str(weights.folder)), soft_wrap=True, highlight=False)

@@ -13,6 +13,7 @@ import typer
 
 from labkit.console import JsonFlag, err, escape, out, print_json, print_table
 from labkit.errors import LabError
+from labkit.labels import text
 
 
 def grade(
@@ -42,12 +43,12 @@ def grade(
         from labkit.course.grading.sandbox import starter
 
         starter()  # no sandbox, no re-run: said before the work begins
-    students = grade_all(submissions, arguments, grader.rubric, workers=workers, on_done=_progress("read"))
+    students = grade_all(submissions, arguments, grader.rubric, workers=workers, on_done=_progress("read", "读取"))
     if again:
         from labkit.course.grading.rerun import rerun
 
         with _pool(engine, workers) as pool:
-            rerun(students, grader, pool, on_done=_progress("re-run"))
+            rerun(students, grader, pool, on_done=_progress("re-run", "重新运行"))
     note_similar(students, grader.rubric)
     figures = write_report(students, grader.rubric, folder)
     if as_json:
@@ -67,8 +68,13 @@ def release(
     if as_json:
         print_json(made)
         return
-    out.print(f"{len(made['files'])} files in {escape(str(folder / 'labkit-course.zip'))}")
-    out.print(f"keep {escape(str(folder / 'manifest.json'))}: `labkit grade --manifest` holds submissions against it")
+    count, packed, listed = len(made["files"]), folder / "labkit-course.zip", folder / "manifest.json"
+    out.print(escape(text(f"{count} files in {packed}", f"{packed} 里有 {count} 个文件")))
+    keep = text(
+        f"keep {listed}: `labkit grade --manifest` holds submissions against it",
+        f"请留好 {listed}：`labkit grade --manifest` 用它核对交上来的作业",
+    )
+    out.print(escape(keep))
 
 
 def _outside(folder: Path, submissions: Path) -> None:
@@ -91,26 +97,42 @@ def _pool(engine: str, workers: int) -> Iterator[Executor]:
         yield executor
 
 
-def _progress(what: str) -> Any:
+def _progress(en: str, zh: str) -> Any:
+    what = text(en, zh)
+
     def say(done: int, of: int) -> None:
         if err.is_terminal:
-            err.print(f"{what} {done} of {of}", end="\r" if done < of else "\n")
+            err.print(text(f"{what} {done} of {of}", f"{what} {done}/{of}"), end="\r" if done < of else "\n")
 
     return say
 
 
 def _print_summary(figures: dict[str, Any], folder: Path) -> None:
+    from labkit.course.grading.report import CHINESE
+
     rows = []
     for id, question in figures["questions"].items():
-        states = ", ".join(f"{count} {state}" for state, count in question["states"].items())
-        rows.append((id, f"{question['mean']:.2f} / {question['points']:g}", states))
-    print_table("", ("question", "mean points", "students by result"), rows)
-    mean = f"mean {figures['mean_total']:.2f} of {figures['most']:g} points"
-    out.print(f"{figures['students']} students, {figures['notebooks']} notebooks, {mean}")
-    if figures["unmarked"]:
-        where = escape(str(folder / "written.csv"))
-        out.print(f"{figures['unmarked']} written answers wait in {where}: fill in points, run again")
+        states = [f"{count} {text(state, CHINESE[state])}" for state, count in question["states"].items()]
+        rows.append((id, f"{question['mean']:.2f} / {question['points']:g}", text(", ", "，").join(states)))
+    columns = (text("question", "题目"), text("mean points", "平均分"), text("students by result", "各种结果的人数"))
+    print_table("", columns, rows)
+    students, notebooks, unmarked = (figures[name] for name in ("students", "notebooks", "unmarked"))
+    mean, most = f"{figures['mean_total']:.2f}", f"{figures['most']:g}"
+    out.print(
+        text(
+            f"{students} students, {notebooks} notebooks, mean {mean} of {most} points",
+            f"{students} 名学生，{notebooks} 份 notebook，平均 {mean} 分（满分 {most}）",
+        )
+    )
+    if unmarked:
+        where = folder / "written.csv"
+        waiting = text(
+            f"{unmarked} written answers wait in {where}: fill in points, run again",
+            f"{where} 里有 {unmarked} 份书面回答待批阅：填上分数，再运行一次",
+        )
+        out.print(escape(waiting))
     if figures["flags"]:
-        out.print("flags: " + escape(", ".join(f"{count} {kind}" for kind, count in figures["flags"].items())))
+        counts = ", ".join(f"{count} {kind}" for kind, count in figures["flags"].items())
+        out.print(escape(text(f"flags: {counts}", f"标记：{counts}")))
     files = "summary.html, grades.csv, flags.csv, written.csv, feedback/"
-    err.print(f"report in {escape(str(folder))}: {files}", soft_wrap=True)
+    err.print(escape(text(f"report in {folder}: {files}", f"报告在 {folder}：{files}")), soft_wrap=True)

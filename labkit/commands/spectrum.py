@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from labkit.console import JsonFlag, err, escape, out, print_json, print_table
+from labkit.labels import text
 
 if TYPE_CHECKING:
     from labkit.training.scan import Scan
@@ -43,8 +44,14 @@ def snr(
         return
     _print_scan(found, chosen, top)
     if skipped:
-        err.print(f"left out: {len(skipped)} tensors that are no matrices, e.g. {escape(skipped[0])}")
-    out.print(f"{len(found.rows)} matrices scored; rows in {escape(str(file))}", soft_wrap=True)
+        left_out = text(
+            f"left out: {len(skipped)} tensors that are no matrices, e.g. {skipped[0]}",
+            f"没有算：{len(skipped)} 个不是矩阵的张量，例如 {skipped[0]}",
+        )
+        err.print(escape(left_out))
+    count = len(found.rows)
+    scored = text(f"{count} matrices scored; rows in {file}", f"{count} 个矩阵算完了；结果在 {file}")
+    out.print(escape(scored), soft_wrap=True)
 
 
 def _progress(*, hidden: bool):
@@ -57,7 +64,7 @@ def _progress(*, hidden: bool):
     def shown():
         columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err, disable=hidden) as bar:
-            task = bar.add_task("reading", total=None)
+            task = bar.add_task(text("reading", "读取中"), total=None)
             yield lambda done, total, row: bar.update(task, completed=done, total=total, description=row.module)
 
     return shown()
@@ -67,22 +74,33 @@ def _print_scan(found: Scan, chosen: tuple[str, ...], top: float) -> None:
     """One line a module type, then the selection."""
     from labkit.models.methods import TARGETS
     from labkit.theory.selection import module_parts
+    from labkit.training.scan import METHOD
 
+    chinese = {METHOD: "由 Gram 矩阵求奇异值；分数照 cognitivecomputations/spectrum；边缘是 σ(√n + √m)"}
+    name, method = found.head["model"], found.head["method"]
     rows = []
     for kind in dict.fromkeys(row.kind for row in found.rows):
         own = [row for row in found.rows if row.kind == kind]
         scores = sorted("inf" if row.snr is None else f"{row.snr:.4g}" for row in own)
         finite = [row.snr for row in own if row.snr is not None]
-        span = f"{min(finite):.4g} to {max(finite):.4g}" if len(finite) > 1 else scores[0]
+        span = _span(f"{min(finite):.4g}", f"{max(finite):.4g}") if finite else scores[0]
         spikes = [row.n_spikes for row in own]
         above = sum(row.share_above for row in own) / len(own)
         shape = " x ".join(map(str, own[0].shape))
-        rows.append((escape(kind), len(own), shape, span, f"{above:.0%}", f"{min(spikes)} to {max(spikes)}"))
-    columns = ("type", "modules", "shape", "published score", "above its threshold", "above the noise edge")
-    print_table(f"{escape(found.head['model'])}: {found.head['method']}", columns, rows)
+        rows.append((escape(kind), len(own), shape, span, f"{above:.0%}", _span(min(spikes), max(spikes))))
+    heads = (text("type", "类型"), text("modules", "模块数"))
+    columns = (*heads, text("shape", "形状"), text("published score", "论文代码的分数"))
+    columns += (text("above its threshold", "高于它的阈值"), text("above the noise edge", "高于噪声边缘"))
+    title = text(f"{name}: {method}", f"{name}：{chinese.get(method, method)}")
+    print_table(escape(title), columns, rows)
     if not chosen:
-        out.print("no linears of decoder layers: nothing to select")
+        out.print(text("no linears of decoder layers: nothing to select", "没有解码层的线性模块：无从选择"))
         return
     layers = {kind: [str(n) for n, name in map(module_parts, chosen) if name == kind] for kind in TARGETS}
     picked = [(kind, len(numbers), ", ".join(numbers)) for kind, numbers in layers.items() if numbers]
-    print_table(f"highest {top:g} % of each type", ("type", "modules", "layers"), picked)
+    title = text(f"highest {top:g} % of each type", f"每种类型中分数最高的 {top:g}%")
+    print_table(title, (*heads, text("layers", "层")), picked)
+
+
+def _span(low: object, high: object) -> str:
+    return str(low) if low == high else text(f"{low} to {high}", f"{low}–{high}")

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from labkit.console import JsonFlag, ProfileFlag, err, escape, out, print_json, print_table
+from labkit.labels import text
 
 
 def sweep(
@@ -44,25 +45,44 @@ def sweep(
     if as_json:
         print_json(told)
         return
-    out.print(f"{done.ran} trials run, {done.failed} failed, {done.found} were there; rows in {escape(str(path))}")
+    said = text(
+        f"{done.ran} trials run, {done.failed} failed, {done.found} were there; rows in {path}",
+        f"运行了 {done.ran} 次试验，失败 {done.failed} 次，原来就有 {done.found} 次；结果在 {path}",
+    )
+    out.print(escape(said))
 
 
 def _bar(*, quiet: bool) -> Bar:
-    columns = (TextColumn("sweep"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    columns = (TextColumn(text("sweep", "试验")), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     return Bar(*columns, TimeElapsedColumn(), console=err, disable=quiet)
 
 
 def _show(bar: Bar, task: Any, row: dict[str, Any] | None, now: Any) -> None:
-    left = "" if now.seconds_left is None else f", {_minutes(now.seconds_left)} left"
-    bar.update(task, completed=now.found + now.ran, note=f"{now.failed} failed{left}")
+    bar.update(task, completed=now.found + now.ran, note=_note(now))
     if row is None:
         return
-    result = row["error"] or f"held-out loss {row['heldout_loss_before']:.3f} to {row['heldout_loss_after']:.3f}"
-    bar.console.print(escape(f"{_short(row['settings'])}: {result}"), soft_wrap=True)
+    result = row["error"] or _losses(row)
+    bar.console.print(escape(_short(row["settings"]) + text(": ", "：") + result), soft_wrap=True)
+
+
+def _losses(row: dict[str, Any]) -> str:
+    before, after = f"{row['heldout_loss_before']:.3f}", f"{row['heldout_loss_after']:.3f}"
+    return text(f"held-out loss {before} to {after}", f"留出集损失 {before} → {after}")
+
+
+def _note(now: Any) -> str:
+    """What failed so far, and the time that is left where it is known."""
+    failed = text(f"{now.failed} failed", f"失败 {now.failed} 次")
+    if now.seconds_left is None:
+        return failed
+    left = _minutes(now.seconds_left)
+    return failed + text(f", {left} left", f"，还要 {left}")
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    if seconds >= 90:
+        return f"{seconds / 60:.0f} " + text("min", "分钟")
+    return f"{seconds:.0f} " + text("s", "秒")
 
 
 def _short(settings: dict[str, Any]) -> str:
@@ -75,4 +95,5 @@ def _print_plan(trials: list, as_json: bool) -> None:
         print_json([{"id": trial.id, "blocks": trial.blocks, "settings": trial.settings} for trial in trials])
         return
     rows = [(trial.id, _short(trial.settings), "; ".join(trial.blocks)) for trial in trials]
-    print_table(f"{len(trials)} trials", ("id", "trial", "blocks"), rows)
+    columns = ("id", text("trial", "试验"), text("blocks", "所属组"))
+    print_table(text(f"{len(trials)} trials", f"{len(trials)} 次试验"), columns, rows)

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labkit.console import JsonFlag, ProfileFlag, err, escape, gib, out, print_json, print_table
+from labkit.labels import text
+
+if TYPE_CHECKING:
+    from labkit.training.record import RunRecord
+
+TIMES_ZH = {"load": "载入", "before": "训练前评测", "train": "训练", "after": "训练后评测", "total": "合计"}
+PEAKS_ZH = {
+    "cuda_max_allocated_bytes": "显存峰值（已分配）",
+    "cuda_max_reserved_bytes": "显存峰值（预留）",
+    "process_peak_rss_bytes": "内存峰值",
+}
 
 
 def sft(
@@ -52,16 +63,32 @@ def sft(
     if as_json:
         print_json(record.as_dict())
         return
-    print_table(f"run {folder}", ("", "before", "after"), _before_after(record.before, record.after))
-    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in record.seconds.items())
-    peak = ", ".join(f"{name} {gib(n_bytes)} GiB" for name, n_bytes in record.peak_memory.items())
-    out.print(f"{seconds}; {record.tokens_per_s:.0f} tokens/s; {peak}")
-    out.print(f"adapter, record.json and samples.md are in {folder}")
+    columns = ("", text("before", "训练前"), text("after", "训练后"))
+    print_table(text(f"run {folder}", f"训练 {folder}"), columns, _before_after(record.before, record.after))
+    out.print(_used(record))
+    where = text(
+        f"adapter, record.json and samples.md are in {folder}", f"适配器、record.json 和 samples.md 都在 {folder}"
+    )
+    out.print(escape(where))
+
+
+def _used(record: RunRecord) -> str:
+    """Time, speed and peak memory of a run in one line."""
+    parts = [f"{text(name, TIMES_ZH[name])} {value:.0f} {text('s', '秒')}" for name, value in record.seconds.items()]
+    speed = f"{record.tokens_per_s:.0f}"
+    peaks = [f"{_peak_name(name)} {gib(n_bytes)} GiB" for name, n_bytes in record.peak_memory.items()]
+    comma = text(", ", "，")
+    groups = [comma.join(parts), text(f"{speed} tokens/s", f"每秒 {speed} 个词元"), comma.join(peaks)]
+    return text("; ", "；").join(groups)
+
+
+def _peak_name(name: str) -> str:
+    return text(name.removesuffix("_bytes").replace("_", " "), PEAKS_ZH[name])
 
 
 def _say_event(kind: str, event: dict[str, Any]) -> None:
     if kind == "phase":
-        err.print(f"{event['name']} …")
+        err.print(f"{text(event['name'], TIMES_ZH[event['name']])} …")
     if kind == "note":
         err.print(escape(event["text"]), soft_wrap=True)
 
@@ -70,5 +97,11 @@ def _before_after(before: dict[str, Any], after: dict[str, Any] | None) -> list[
     scores = [before, after or {}]
     losses = [f"{score['heldout_loss']:.3f}" if score else "–" for score in scores]
     follows = [score.get("follow") for score in scores]
-    rates = [f"{f['rate']:.0%} ({f['low']:.0%} to {f['high']:.0%})" if f else "–" for f in follows]
-    return [("held-out loss, nats a token", *losses), ("rows with every rule kept (95 %)", *rates)]
+    rates = [_rate(follow) if follow else "–" for follow in follows]
+    loss = text("held-out loss, nats a token", "留出集损失（每个词元，nat）")
+    return [(loss, *losses), (text("rows with every rule kept (95 %)", "遵守全部规则的回答（95% 区间）"), *rates)]
+
+
+def _rate(follow: dict[str, Any]) -> str:
+    rate, low, high = (f"{follow[name]:.0%}" for name in ("rate", "low", "high"))
+    return text(f"{rate} ({low} to {high})", f"{rate}（{low}–{high}）")

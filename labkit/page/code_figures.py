@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.page.figures import OKABE_ITO
-from labkit.page.labels import text
 
 if TYPE_CHECKING:
     import torch

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from labkit.labels import text
 from labkit.page.figures import OKABE_ITO
-from labkit.page.labels import text
 from labkit.page.widgets import Explorer, slider
 
 ROW = (2.0, 1.0)  # a row of W0: one output, two inputs

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.page.labels import language, text
+from labkit.labels import language, text
 from labkit.page.records import make_record, shell
 
 HINTS_FILE = Path(__file__).with_name("hints.json")  # built from the lessons by `labkit build`

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.page.labels import text
+from labkit.labels import text
 from labkit.page.lecture_values import GIVERS, run_of
 from labkit.page.verdicts import VERDICTS, Says, Value, judge
 

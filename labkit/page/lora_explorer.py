@@ -8,10 +8,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.models.methods import TARGETS, Method, parse_targets
 from labkit.models.shapes import CATALOGUE, shape_of
 from labkit.page.figures import OKABE_ITO
-from labkit.page.labels import text
 from labkit.page.memory_figures import HATCHES
 from labkit.page.sliders import Control, Explorer, show
 from labkit.theory.resident import adapter_tensors, n_elements

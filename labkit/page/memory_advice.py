@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from labkit.labels import text
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import ModelShape
-from labkit.page.labels import text
 from labkit.page.memory_figures import GIB, verdict_template
 from labkit.theory.fitting import RESERVE_GIB, Way, usable_bytes, ways_to_fit
 from labkit.theory.memory import predict

@@ -6,11 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.models.methods import TARGETS, parse_targets
-from labkit.page.labels import text
 from labkit.page.memory_advice import move_text, nothing_fits
 from labkit.page.memory_figures import (
+    COMPONENTS_ZH,
     PALETTE,
+    PHASES_ZH,
     RESERVE_GIB,
     describe,
     memory_bars,
@@ -140,8 +142,6 @@ def _code(value: Any) -> str:
 
 
 def _texts() -> dict[str, Any]:
-    names = ("权重", "量化常数", "适配器", "梯度", "优化器状态", "激活值", "logits", "临时张量")
-    phases = ("加载", "前向", "反向", "更新")
     return {
         "fits": verdict_template(fits=True),
         "short": verdict_template(fits=False),
@@ -167,6 +167,6 @@ def _texts() -> dict[str, Any]:
             "SDPA attention, no padding.",
             "这里固定不变：bfloat16 基座，fp32 适配器，dropout 0.05，双重量化，不做 k-bit 准备，SDPA 注意力，无填充。",
         ),
-        "components": [text(name.replace("_", " "), zh) for name, zh in zip(COMPONENTS, names, strict=True)],
-        "phases": [text(name, zh) for name, zh in zip(PHASES, phases, strict=True)],
+        "components": [text(name.replace("_", " "), zh) for name, zh in COMPONENTS_ZH.items()],
+        "phases": [text(name, zh) for name, zh in PHASES_ZH.items()],
     }

@@ -8,17 +8,25 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.models.methods import Method, Step, parse_targets
 from labkit.models.shapes import shape_of
 from labkit.page.figures import OKABE_ITO
-from labkit.page.labels import text
 from labkit.theory.fitting import GIB, RESERVE_GIB
-from labkit.theory.memory import COMPONENTS, Prediction, predict
+from labkit.theory.memory import COMPONENTS, PHASES, Prediction, predict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+COMPONENTS_ZH = dict(
+    zip(
+        COMPONENTS,
+        ("权重", "量化常数", "适配器", "梯度", "优化器状态", "激活值", "logits", "临时张量"),
+        strict=True,
+    )
+)
+PHASES_ZH = dict(zip(PHASES, ("加载", "前向", "反向", "更新"), strict=True))
 CARDS_GIB = (16, 24, 80)  # T4, RTX 4090, A100-80G
 HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")  # the second cue beside colour
 METHOD_FIELDS = tuple(field.name for field in fields(Method))

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from labkit.labels import text
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import shape_of
-from labkit.page.labels import text
 from labkit.page.memory_tables import AXES
 from labkit.theory.fitting import single_changes
 

@@ -7,10 +7,10 @@ from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
+from labkit.labels import text
 from labkit.models.methods import BLOCK_SIZES, Method
 from labkit.models.shapes import shape_of
 from labkit.page.figures import OKABE_ITO
-from labkit.page.labels import text
 from labkit.page.sliders import Control, Explorer, show
 from labkit.theory.resident import parameter_bytes, quantization_bytes
 

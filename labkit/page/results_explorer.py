@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.page.figures import OKABE_ITO
-from labkit.page.labels import text
 from labkit.page.results import LOSS, Results, label
 from labkit.page.results_figures import VALUES, sweep_figure, zoom_top
 from labkit.page.sliders import Control, Explorer, show

@@ -19,8 +19,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
+from labkit.labels import language, text
 from labkit.page.figures import figure_tag
-from labkit.page.labels import language, text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.models.methods import TARGETS, Method, Step, module_parts
 from labkit.models.shapes import ModelShape
 from labkit.page.figures import OKABE_ITO
-from labkit.page.labels import text
 from labkit.page.widgets import Explorer, menu, slider
 
 if TYPE_CHECKING:

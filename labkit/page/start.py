@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 from labkit import __version__
+from labkit.labels import language, text
 from labkit.models.places import place, set_cache_environment
 from labkit.models.profiles import current_profile, limit_threads
-from labkit.page.labels import language, text
 from labkit.page.records import mark_cell_start, shell
 
 # Loaded modules that an installation may have replaced under a running kernel.

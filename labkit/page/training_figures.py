@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.page.figures import OKABE_ITO
-from labkit.page.labels import text
 from labkit.page.records import shell
 
 if TYPE_CHECKING:

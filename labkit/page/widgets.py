@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.page.figures import OKABE_ITO, show
-from labkit.page.labels import text
 
 if TYPE_CHECKING:
     import torch

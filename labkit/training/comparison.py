@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import ModelShape
 from labkit.theory.memory import PHASES, predict
@@ -79,20 +80,38 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """The table and what belongs to it as lines of text: `COLUMNS`, rows, likely causes, `notes`."""
-        head = ["one step, in MiB; ratios: closed form / dry run, dry run / measured", _aligned(COLUMNS)]
+        title = text(
+            "one step, in MiB; ratios: closed form / dry run, dry run / measured",
+            "一步，单位 MiB；两个 ratio 依次是：公式（closed form）/ 空跑（dry run），空跑 / 实测（measured）",
+        )
+        head = [title, _aligned(COLUMNS)]
         causes = [f"{row.phase}: {row.cause}" for row in self.rows if row.measured_bytes is not None]
         return [*head, *map(_aligned, self.table()), *causes, *self.notes()]
 
     def notes(self) -> list[str]:
         """What is beside the table, a line each: reserved memory, workspaces, and what is outside the allocator."""
-        lines = [f"reserved by replay {self.replayed_reserved_bytes / MIB:,.0f} MiB, without cuBLAS's workspaces"]
+        size = f"{self.replayed_reserved_bytes / MIB:,.0f} MiB"
+        replayed = text(
+            f"reserved by replay {size}, without cuBLAS's workspaces",
+            f"按分配器的规则重放，预留 {size}，不含 cuBLAS 工作区",
+        )
         if self.measured is None:
-            return [f"{lines[0]}; measured: {NOT_MEASURED} (no CUDA)"]
-        work, outside = workspace_bytes(self.measured.capability), self.measured.outside_bytes
-        lines[0] += f"; measured {self.measured.reserved_bytes / MIB:,.0f} MiB, with them"
-        lines.append(f"cuBLAS's workspaces on {self.measured.gpu}: {work / MIB:.2f} MiB by PyTorch's default")
-        lines.append(f"outside PyTorch's allocator: {outside / MIB:,.0f} MiB (CUDA context, and other programs)")
-        return lines
+            return [replayed + text(f"; measured: {NOT_MEASURED} (no CUDA)", "；这里没有实测（没有 CUDA）")]
+        reserved, outside = (
+            f"{n_bytes / MIB:,.0f} MiB" for n_bytes in (self.measured.reserved_bytes, self.measured.outside_bytes)
+        )
+        work, gpu = f"{workspace_bytes(self.measured.capability) / MIB:.2f} MiB", self.measured.gpu
+        return [
+            replayed + text(f"; measured {reserved}, with them", f"；实测 {reserved}，含工作区"),
+            text(
+                f"cuBLAS's workspaces on {gpu}: {work} by PyTorch's default",
+                f"{gpu} 上的 cuBLAS 工作区：PyTorch 默认 {work}",
+            ),
+            text(
+                f"outside PyTorch's allocator: {outside} (CUDA context, and other programs)",
+                f"PyTorch 分配器之外：{outside}（CUDA 上下文和别的程序）",
+            ),
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON, with `PhaseRow.left_bytes` in each row."""
@@ -154,33 +173,57 @@ def likely_cause(row: PhaseRow, method: Method, step: Step) -> str:
     if left is None:
         return NOT_MEASURED
     if abs(left) <= EXPLAINED * row.measured_bytes:
-        return "nothing left to explain"
+        return text("nothing left to explain", "没有剩下需要解释的")
     return _cause_of_more(row, step) if left > 0 else _cause_of_less(row, method, step)
 
 
 def _cause_of_more(row: PhaseRow, step: Step) -> str:
     if row.phase == "load":
-        return "a second copy of something: a cast or a merge while loading, or other tensors of this process"
+        return text(
+            "a second copy of something: a cast or a merge while loading, or other tensors of this process",
+            "有什么东西多了一份：加载时的类型转换或合并，或者本进程里别的张量",
+        )
     if row.phase == "optimizer":
-        return "temporaries of the optimizer's kernel: is it the variant that was predicted?"
+        return text(
+            "temporaries of the optimizer's kernel: is it the variant that was predicted?",
+            "优化器核函数的临时空间：用的是预测的那一种优化器吗？",
+        )
     if step.attention == "eager":
-        return "temporaries of the softmax kernel, as large as the attention scores"
+        return text(
+            "temporaries of the softmax kernel, as large as the attention scores",
+            "softmax 核函数的临时空间，和注意力分数一样大",
+        )
     if row.phase == "backward":
-        return "scratch memory inside a kernel: attention's backward pass sums the queries' gradients in float32"
-    return "scratch memory inside a kernel, or an attention kernel that is not a fused one (GPU, element type, mask)"
+        return text(
+            "scratch memory inside a kernel: attention's backward pass sums the queries' gradients in float32",
+            "核函数内部的临时空间：注意力的反向用 float32 累加 query 的梯度",
+        )
+    return text(
+        "scratch memory inside a kernel, or an attention kernel that is not a fused one (GPU, element type, mask)",
+        "核函数内部的临时空间，或者注意力没有用上融合核函数（显卡、元素类型、掩码）",
+    )
 
 
 def _cause_of_less(row: PhaseRow, method: Method, step: Step) -> str:
     if row.phase == "load":
-        return "fewer or smaller tensors: does the loaded model have these settings?"
+        return text(
+            "fewer or smaller tensors: does the loaded model have these settings?",
+            "张量更少或更小：加载的模型真是这样设置的吗？",
+        )
     if method.quantized and step.tokens <= GEMM_4BIT_TOKENS:
-        return f"bitsandbytes' kernel for up to {GEMM_4BIT_TOKENS:,} tokens needs no dequantized weight"
-    return "another version of a library lets go of something earlier, or cuBLAS took smaller workspaces"
+        return text(
+            f"bitsandbytes' kernel for up to {GEMM_4BIT_TOKENS:,} tokens needs no dequantized weight",
+            f"不超过 {GEMM_4BIT_TOKENS:,} 个词元时，bitsandbytes 的核函数不需要还原出的权重",
+        )
+    return text(
+        "another version of a library lets go of something earlier, or cuBLAS took smaller workspaces",
+        "另一个版本的库更早释放了什么，或者 cuBLAS 的工作区更小",
+    )
 
 
 def _aligned(texts: tuple[str, ...]) -> str:
     cells = (
-        f"{text:<{-width}}" if width < 0 else f"{text:>{width}}" for text, width in zip(texts, WIDTHS, strict=True)
+        f"{cell:<{-width}}" if width < 0 else f"{cell:>{width}}" for cell, width in zip(texts, WIDTHS, strict=True)
     )
     return " ".join(cells).rstrip()
 

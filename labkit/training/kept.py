@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from labkit.files import read_json, write_json
+from labkit.labels import text
 from labkit.models.places import runs_folder
 from labkit.models.profiles import Profile, settled_method
 from labkit.training.data import Example
@@ -24,16 +25,16 @@ def identity(profile: Profile, rows: Sequence[Example], *, seed: int = 0, trunca
         seed: of init, dropout and order.
         truncate: long rows are cut.
     """
-    text = "\n".join(f"{row.id}\t{row.instruction}\t{row.response}" for row in rows)
+    content = "\n".join(f"{row.id}\t{row.instruction}\t{row.response}" for row in rows)
     settled = replace(profile, method=settled_method(profile))
-    data = hashlib.sha256(text.encode()).hexdigest()[:16]
+    data = hashlib.sha256(content.encode()).hexdigest()[:16]
     return {"profile": profile_as_dict(settled), "seed": seed, "truncate": truncate, "data_sha256": data}
 
 
 def digest(settings: dict[str, Any]) -> str:
     """Twelve hexadecimal digits that stand for ``settings`` (plain JSON, whatever the order of its names)."""
-    text = json.dumps(settings, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    plain = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()[:12]
 
 
 def kept(
@@ -57,9 +58,14 @@ def kept(
     if path.exists() and not force:
         found = read_json(path)
         if isinstance(found, dict) and found.get("checksum") == digest({"value": found.get("value")}):
-            say(f"{name}: taken from {path} (force=True makes it again)")
+            say(
+                text(
+                    f"{name}: taken from {path} (force=True makes it again)",
+                    f"{name}：取自 {path}（force=True 会重新做一遍）",
+                )
+            )
             return found["value"]
-        say(f"{name}: {path} is damaged, so it is made again")
+        say(text(f"{name}: {path} is damaged, so it is made again", f"{name}：{path} 已损坏，重新做一遍"))
     value = make()
     write_json(path, {"checksum": digest({"value": value}), "value": value})
     return value

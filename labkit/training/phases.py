@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from labkit.files import writing
+from labkit.labels import text
 from labkit.models.profiles import Profile, settled_method
 from labkit.models.shapes import ModelShape
 from labkit.theory.sizing import SETTLED
@@ -82,13 +83,18 @@ class Run:
         self.shape = shape
         processes.share(self.profile)  # refuses a batch that cannot be dealt out
         if idle := unused_gpus():
-            self.say(f"1 of {idle + 1} GPUs is used; `accelerate launch` uses several, see docs/several-gpus.md")
+            self.say(
+                text(
+                    f"1 of {idle + 1} GPUs is used; `accelerate launch` uses several, see docs/several-gpus.md",
+                    f"{idle + 1} 张显卡只用一张；想用多张，请用 `accelerate launch`，见 docs/several-gpus.zh.md",
+                )
+            )
         if begun:
             self.profile, fixed = as_begun(self.profile, begun.get("profile", {}), fixed=fixed), SETTLED
         if not force and (choice := settled(self.profile, shape=shape, fixed=fixed)):
             if not begun:  # one that was begun with force has its element type as ``auto``
                 self.profile = choice.profile
-            self.say(choice.words[0] + ("; as the run began" if begun else ""))
+            self.say(text(*choice.words) + (text("; as the run began", "；与开始训练时相同") if begun else ""))
         check_method(settled_method(self.profile), capability=capability_of(default_device()))
 
     def load(self, weights: Weights) -> None:
@@ -116,7 +122,7 @@ class Run:
     def before(self, state: State) -> None:
         state.started = self.started
         if kept := state.kept("before"):
-            self.say("the measurement before training is taken from disk")
+            self.say(text("the measurement before training is taken from disk", "训练前的评测结果直接取自磁盘"))
             state.earlier = kept["total"]
         else:
             with self.phase("before"):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.models.methods import Method
 from labkit.models.profiles import Profile, settled_method
 from labkit.training.audit import audit, refuse_long_rows, trainable_dtype
@@ -214,9 +215,8 @@ def progress_callback(
     class Progress(TrainerCallback):
         def on_train_begin(self, args, state, control, **_):
             done = state.global_step  # of a run that is continued
-            self.bar = tqdm(
-                initial=done, total=state.max_steps, desc="training", unit="step", disable=not bar, dynamic_ncols=True
-            )
+            words = {"desc": text("training", "训练"), "unit": text("step", "步")}
+            self.bar = tqdm(initial=done, total=state.max_steps, disable=not bar, dynamic_ncols=True, **words)
 
         def on_log(self, args, state, control, logs=None, **_):
             if logs and "loss" in logs:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
 from labkit.files import read_json, write_json, writing
+from labkit.labels import text
 from labkit.training import processes
 from labkit.training.continuing import train_from
 from labkit.training.measure import peak_memory
@@ -137,14 +138,22 @@ class State:
         """The newest good checkpoint; damaged or incomplete newer ones are named and removed."""
         checkpoint, faults = newest_good(self.folder)
         for line in faults:
-            self.say(f"not usable: {line}")
+            self.say(text(f"not usable: {line}", f"不能用：{line}"))
             shutil.rmtree(self.folder / line.partition(":")[0], ignore_errors=True)
         if checkpoint and step_of(checkpoint) >= steps:
-            self.say(f"trained already: {steps} of {steps} steps taken from {checkpoint} (force=True trains again)")
+            self.say(
+                text(
+                    f"trained already: {steps} of {steps} steps taken from {checkpoint} (force=True trains again)",
+                    f"已经训练过：{steps} 步中的 {steps} 步取自 {checkpoint}（force=True 会重新训练）",
+                )
+            )
         elif checkpoint:
-            self.say(f"continuing after step {step_of(checkpoint)}, from {checkpoint}")
+            step = step_of(checkpoint)
+            self.say(
+                text(f"continuing after step {step}, from {checkpoint}", f"从第 {step} 步之后接着训练（{checkpoint}）")
+            )
         elif faults:
-            self.say("no good checkpoint is left: training starts again")
+            self.say(text("no good checkpoint is left: training starts again", "没有完好的检查点了：从头开始训练"))
         return checkpoint
 
 
@@ -176,7 +185,12 @@ def unfinished(folder: Path, settings: dict[str, Any], *, resume: bool, say: Say
         rule = "another process is training in this folder"
         raise LabError(str(folder), rule, "wait for it, stop it, or name another folder") from None
     except NotImplementedError:
-        say(f"{folder}: this disk has no locks; see to it that only one run at a time uses the folder")
+        say(
+            text(
+                f"{folder}: this disk has no locks; see to it that only one run at a time uses the folder",
+                f"{folder}：这块磁盘不支持文件锁；请自己留意，同一时间只让一次训练使用这个文件夹",
+            )
+        )
     try:
         _same_settings(folder, settings, resume=resume)
         with _saying_what_is_left(folder, say):
@@ -193,7 +207,12 @@ def _saying_what_is_left(folder: Path, say: Say) -> Iterator[None]:
         yield
     except BaseException:
         if newest_good(folder)[0]:
-            say(f"what was trained so far is in {folder}; --resume (resume=True) continues it")
+            say(
+                text(
+                    f"what was trained so far is in {folder}; --resume (resume=True) continues it",
+                    f"已经训练的部分在 {folder}；用 --resume（resume=True）可以接着训练",
+                )
+            )
         raise
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
+from labkit.labels import text
 from labkit.models.methods import Method
 from labkit.models.profiles import Profile, limit_threads, profile_of
 from labkit.models.shapes import shape_of
@@ -154,7 +155,12 @@ def _compare(finished: RunRecord, run: Run, out: Path) -> None:
     if changes := differences({name: finished.settings[name] for name in asked}, asked):
         rule = f"the finished run there has other settings: {'; '.join(changes)}"
         raise LabError(str(out), rule, "name another folder")
-    run.say(f"{out} is finished already (begun {finished.date}): its record is used again")
+    run.say(
+        text(
+            f"{out} is finished already (begun {finished.date}): its record is used again",
+            f"{out} 已经训练完了（{finished.date} 开始）：直接使用它的记录",
+        )
+    )
 
 
 def _broken_off(out: Path) -> bool:

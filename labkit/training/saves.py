@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from labkit.files import file_sha256, write_json, writing
+from labkit.labels import text
 from labkit.models.profiles import Profile, settled_method
 from labkit.models.shapes import ModelShape
 from labkit.theory.resident import n_bytes, trainable_tensors
@@ -44,15 +45,16 @@ def fault(folder: Path | str) -> str | None:
         for name, (size, digest) in contents.items():
             path = folder / name
             if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size:,} bytes, it had {size:,}"
+                return text(f"{name} is missing", f"缺少 {name}")
+            if (now := path.stat().st_size) != size:
+                return text(f"{name} has {now:,} bytes, it had {size:,}", f"{name} 是 {now:,} 字节，原来是 {size:,}")
             if file_sha256(path) != digest:
-                return f"{name} has changed since it was saved"
+                return text(f"{name} has changed since it was saved", f"{name} 保存之后变了")
     except FileNotFoundError:
-        return "it was never completed"
+        return text("it was never completed", "没有写完")
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        return f"it cannot be read ({str(error).splitlines()[0]})"
+        why = str(error).splitlines()[0]
+        return text(f"it cannot be read ({why})", f"读不出来（{why}）")
     return None
 
 

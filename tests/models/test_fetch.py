@@ -1,6 +1,7 @@
 """`labkit fetch` against a Hub on loopback: fetched, here already, broken off and gone on with, not to be had."""
 
 import json
+import re
 import sys
 
 import huggingface_hub
@@ -11,6 +12,7 @@ from labkit.cli import app
 from labkit.errors import LabError
 from labkit.models import sites, weights
 from labkit.models.profiles import PROFILES
+from tests.chinese import CHINESE, english_left
 
 invoke = CliRunner().invoke
 
@@ -85,6 +87,21 @@ def test_what_cannot_be_had_is_exit_code_1_with_the_reason_of_each_source(near_h
 def test_the_books_own_model_needs_no_fetching(machine):
     done = invoke(app, ["fetch", "--profile", "tiny"])
     assert (done.exit_code, done.stdout.split("; ")[0]) == (0, "tiny is in the book")
+
+
+def test_a_chinese_student_follows_a_download_in_chinese(near_hub, published, monkeypatch):
+    monkeypatch.setenv("LABKIT_LANG", "zh")
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1024)
+    near_hub.cut = max(published.glob("*.safetensors"), key=lambda path: path.stat().st_size).name
+    said = [invoke(app, ["fetch", "--profile", "gpu"])]
+    near_hub.cut = None
+    said += [invoke(app, ["fetch", "--profile", name]) for name in ("gpu", "gpu", "tiny")]
+    assert [done.exit_code for done in said] == [1, 0, 0, 0]
+    (reason,) = re.findall(r"hub：下载失败（(.+)）\n", said[0].stderr)  # the library's own words
+    lines = [line for done in said for line in done.output.replace(reason, "…").splitlines() if CHINESE.search(line)]
+    assert [line for line in lines if english_left(line)] == []
+    for words in ("错误 ", "解决办法：", "已经下载的都留着", "接着下载 …", "用时 0 秒", "早已在这里", "就在本书里"):
+        assert any(words in line for line in lines), words
 
 
 def test_a_profile_that_does_not_exist_is_bad_input():

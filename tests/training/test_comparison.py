@@ -14,6 +14,7 @@ from labkit.training.comparison import COLUMNS, NOT_MEASURED, PhaseRow, compare,
 from labkit.training.dryrun import trace_step
 from labkit.training.real_step import Measured
 from labkit.training.replay import MIB, replay, workspace_bytes
+from tests.chinese import CHINESE, english_left
 
 SMALL = ModelShape("small", "qwen3", 4096, 64, 192, 2, 2, 1, 32, tied_embeddings=True, qk_norm=True)
 LORA = Method(kind="lora", rank=4, dropout=0.0)
@@ -53,13 +54,15 @@ def test_without_cuda_the_table_says_not_measured_here(monkeypatch):
     assert found.as_dict()["measured"] is None
 
 
-def test_what_is_expected_leaves_nothing(traced):
+def test_what_is_expected_leaves_nothing(traced, monkeypatch):
     found = compared(traced, measurement(traced))
     assert [row.left_bytes for row in found.rows] == [0] * len(PHASES)
     assert {row.cause for row in found.rows} == {"nothing left to explain"}
     assert found.table()[2][6] == "+0.0"
     notes = "\n".join(found.lines())
     assert "measured 900 MiB" in notes and "16.25 MiB" in notes and "141 MiB" in notes
+    monkeypatch.setenv("LABKIT_LANG", "zh")
+    assert [note for note in found.notes() if english_left(note)] == []
 
 
 def test_more_in_one_phase_is_left_there_with_a_cause(traced):
@@ -97,7 +100,9 @@ def test_a_twin_that_does_not_fit_is_explained(monkeypatch):
         ("backward", 0.4, LORA, STEP, "nothing left"),
     ],
 )
-def test_the_cause_follows_sign_phase_and_settings(phase, left_mib, method, step, cause):
+def test_the_cause_follows_sign_phase_and_settings(monkeypatch, phase, left_mib, method, step, cause):
     expected = 100 * MIB
     row = PhaseRow(phase, expected, expected, 0, 0, expected + int(left_mib * MIB), "")
     assert cause in likely_cause(row, method, step)
+    monkeypatch.setenv("LABKIT_LANG", "zh")
+    assert CHINESE.search(likely_cause(row, method, step))

@@ -28,12 +28,15 @@ def made():
     return make
 
 
-def test_a_result_is_made_once_and_comes_back_said_aloud(made, capsys):
+def test_a_result_is_made_once_and_comes_back_said_aloud(made, capsys, monkeypatch):
     first = kept("loss", {"seed": 0}, made)
     assert capsys.readouterr().out == ""
     loss, texts = kept("loss", {"seed": 0}, made)
     assert (loss, texts) == (first[0], list(first[1]))
     assert "taken from" in capsys.readouterr().out
+    monkeypatch.setenv("LABKIT_LANG", "zh")
+    assert kept("loss", {"seed": 0}, made)[0] == loss
+    assert capsys.readouterr().out.startswith("loss：取自 ")
     assert made.calls == 1
 
 

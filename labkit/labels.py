@@ -1,4 +1,4 @@
-"""Everything that labkit says to a student, in the student's language."""
+"""What labkit says to a student, in the student's language; its errors are in English."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ LANGUAGES = ("en", "zh")
 
 
 def language() -> str:
-    """``en`` or ``zh``, from ``LABKIT_LANG`` (a notebook's setup cell sets it).
+    """``en`` or ``zh``, from ``LABKIT_LANG`` (a notebook's setup cell sets it); English without it.
 
     Raises:
         LabError: ``LABKIT_LANG`` is something else.
     """
-    lang = os.environ.get("LABKIT_LANG", "en")
+    lang = os.environ.get("LABKIT_LANG", "").strip() or "en"
     if lang not in LANGUAGES:
         raise LabError(f"LABKIT_LANG={lang!r}", "the book speaks en and zh", "set LABKIT_LANG=en or LABKIT_LANG=zh")
     return lang
