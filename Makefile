@@ -50,7 +50,8 @@ test: setup
 	$(CHECKED) $(BIN)/python -m pytest $(NBVAL) build/solutions/en
 
 # The early lessons on Colab's notebook stack and the floors of pyproject.toml, put before the packages of .venv; the
-# setup cell on a simulated Colab; every explorer, those of the later lessons too, at every position of its controls.
+# setup cell on a simulated Colab; the one private switch of trl that the recipe turns; every explorer, those of the later
+# lessons too, at every position of its controls.
 OLDEST := build/oldest
 EARLY = $(patsubst lessons/%.py,build/solutions/en/%.ipynb,$(wildcard lessons/0[0-3]_*.py))
 EXPLORERS := $(patsubst %,tests/page/test_%.py,widgets sliders results dora_figures spectrum_figures)
@@ -62,6 +63,7 @@ oldest: setup
 	rm -rf build/solutions build/runs
 	$(BIN)/labkit build --solutions --lang en
 	$(OLD_PYTEST) tests/test_api_calls.py tests/test_colab_setup.py
+	$(OLD_PYTEST) tests/training/test_recipe.py -k only_answers_enter_the_head
 	$(OLD_PYTEST) $(EXPLORERS) -k "widget or plane or displays_one_output or browser_shows"
 	$(OLD_PYTEST) $(NBVAL) $(EARLY)
 

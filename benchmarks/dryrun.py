@@ -14,13 +14,14 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from labkit.console import run_script
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import shape_of
-from labkit.theory.memory import predict
+from labkit.theory.memory import Prediction, predict
 from labkit.training.dryrun import trace
 from labkit.training.interleaved import programs_time, take_turns, time_ratio
 from labkit.training.record import write_measurement
@@ -63,10 +64,14 @@ def best(model: str, method: str, options: list[str]) -> dict:
 
 def beside_closed_form(model: str, method: Method, step: Step, *, rounds: int = ROUNDS) -> dict[str, Any]:
     """How many times as long the dry run takes as the formula, and by how much the formula's peak is off."""
-    setting = (shape_of(model), method, step)
-    steps = {"dry run": lambda: trace(*setting), "formula": lambda: predict(*setting)}
+    setting, peaks = (shape_of(model), method, step), {}
+
+    def peak(name: str, find: Callable[..., Prediction]) -> None:
+        peaks[name] = find(*setting).peak_allocated_bytes
+
+    steps = {"dry run": lambda: peak("dry run", trace), "formula": lambda: peak("formula", predict)}
     seconds = take_turns(steps, rounds=rounds, clock=time.process_time)
-    off = predict(*setting).peak_allocated_bytes / trace(*setting).peak_allocated_bytes - 1
+    off = peaks["formula"] / peaks["dry run"] - 1
     ratio = time_ratio(seconds["dry run"], seconds["formula"])
     return {"model": model, "method": method.kind, "formula_off_by": off, "times_as_long": asdict(ratio)}
 

@@ -51,7 +51,8 @@ def run_script(main: Callable[..., None], about: str | None) -> None:
 def print_error(error: LabError) -> None:
     """An error in one line, on standard error."""
     label, line = "error", str(error)
-    if os.environ.get("LABKIT_LANG") == "zh":  # asked here, since the error may be that the language is unknown
+    spoken = os.environ.get("LABKIT_LANG", "").strip()  # not `labels.language`, whose own error this may be
+    if spoken == "zh":
         label, line = "错误", f"{error.given}：{error.rule}。解决办法：{error.fix}。"
     err.print(f"[bold red]{label}[/] {escape(line)}", soft_wrap=True)
 

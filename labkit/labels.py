@@ -1,4 +1,4 @@
-"""What labkit says to a student, in the student's language; its errors are in English."""
+"""What labkit says to a student, in the student's language; of its errors, only those about fetching a model are."""
 
 from __future__ import annotations
 

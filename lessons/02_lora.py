@@ -21,7 +21,7 @@
 |---|---|
 | Time | 60 to 75 minutes to read and do; the cells take under a minute on the `tiny` profile |
 | Needs | lesson 00; lesson 01 helps with sections 5 and 7 |
-| GPU memory | none on `tiny` and `laptop`; on `gpu` about 8 GB plus activations in section 1, by calculation |
+| GPU memory | none on `tiny` and `laptop`; on `gpu` at least 6.6 GiB free in section 1; with 20 GiB nothing is recomputed (by calculation) |
 
 **You will be able to**
 
@@ -32,7 +32,7 @@
 5. tell what rank and alpha do from what they are said to do.
 """
 
-# %% [markdown] tags=["zh", "of-8418dc14"]
+# %% [markdown] tags=["zh", "of-2660fcd1"]
 """
 # 02 · 从零实现 LoRA
 
@@ -42,7 +42,7 @@
 |---|---|
 | 时间 | 读完做完约 60–75 分钟；`tiny` 配置下所有单元格加起来不到一分钟 |
 | 需要 | 第 00 节；学过第 01 节，第 5、7 部分会更轻松 |
-| 显存 | `tiny` 和 `laptop` 不用；`gpu` 在第 1 部分约需 8 GB 再加激活值（算出来的） |
+| 显存 | `tiny` 和 `laptop` 不用；`gpu` 在第 1 部分至少要空闲 6.6 GiB，有 20 GiB 就不必重算激活值（算出来的） |
 
 **学完之后，你能够**
 
@@ -61,10 +61,10 @@ The lecture's answer to the opening question is "about 40M". Three guesses of yo
 - a training step with LoRA does how many *percent* of the arithmetic of a full fine-tuning step?
 - fine-tune a model without any low-rank constraint, and take the update of its weight matrices. How many *percent* of the update's energy (the sum of its squared entries) can a matrix of rank 8 hold?
 
-> **What changes on `laptop` and `gpu`.** Sections 1 and 8 fine-tune the profile's own model for 24 steps each; everything else is arithmetic on small layers and takes the same seconds everywhere. `laptop` fine-tunes SmolLM2-135M: with one thread of a busy 2-core machine section 1 took 4 to 5 minutes and section 8 two to two and a half (2026-11-24). `gpu` loads Qwen3-1.7B in float32 and, because 16 bytes a weight do not fit a 24 GB card, lets the linears of two of its 28 layers train.
+> **What changes on `laptop` and `gpu`.** Sections 1 and 8 fine-tune the profile's own model for 24 steps each; everything else is arithmetic on small layers and takes the same seconds everywhere. `laptop` fine-tunes SmolLM2-135M: with one thread of a busy 2-core machine section 1 took 4 to 5 minutes and section 8 two to two and a half (2026-11-24). `gpu` loads Qwen3-1.7B and, because 16 bytes a weight do not fit a 24 GB card, lets the linears of two of its 28 layers train; section 1 says how, by the memory that is free.
 """
 
-# %% [markdown] tags=["zh", "of-853d9b65"]
+# %% [markdown] tags=["zh", "of-5e57f12c"]
 """
 讲义对开头问题的回答是“约 40M”。先别急着运行，自己猜三个数，写在 `...` 的位置：
 
@@ -72,7 +72,7 @@ The lecture's answer to the opening question is "about 40M". Three guesses of yo
 - 用 LoRA 训练一步的运算量，是全参数微调一步的*百分之几*？
 - 不加任何低秩约束地微调一个模型，取出各权重矩阵的更新量。一个秩为 8 的矩阵，能装下更新量*百分之几*的能量（能量指所有元素的平方和）？
 
-> **换成 `laptop` 或 `gpu` 会怎样？** 第 1 和第 8 部分各把配置中的模型微调 24 步；其余都是小矩阵上的算术，在哪里都是几秒。`laptop` 微调 SmolLM2-135M：在一台繁忙的双核机器上用一个线程，第 1 部分用了 4–5 分钟，第 8 部分 2–2.5 分钟（2026-11-24）。`gpu` 以 float32 加载 Qwen3-1.7B；每个权重 16 字节放不进 24 GB 的卡，所以只让 28 层中两层的线性层参与训练。
+> **换成 `laptop` 或 `gpu` 会怎样？** 第 1 和第 8 部分各把配置中的模型微调 24 步；其余都是小矩阵上的算术，在哪里都是几秒。`laptop` 微调 SmolLM2-135M：在一台繁忙的双核机器上用一个线程，第 1 部分用了 4–5 分钟，第 8 部分 2–2.5 分钟（2026-11-24）。`gpu` 加载 Qwen3-1.7B；每个权重 16 字节放不进 24 GB 的卡，所以只让 28 层中两层的线性层参与训练，具体怎么放由空闲显存决定，见第 1 部分。
 """
 
 # %%
@@ -87,28 +87,58 @@ labkit.predict("p2_3", ..., unit="% of the energy")
 ## 1. Low rank as a picture
 
 LoRA stands on one hypothesis: the *change* that fine-tuning makes to a weight matrix is nearly of low rank. Do not believe it; look at one. The next cells fine-tune the profile's model with no low-rank constraint at all: every linear of the decoder layers trains, the rest is frozen. You will see how many weights that are.
+
+Does it fit? A CPU takes the profile as it is. On a GPU the memory that is free decides, before anything is loaded. An update is measured in float32, because 16-bit weights round small steps away. Where a float32 model does not fit (an 8 GB card), the frozen weights are held in float16, and only those that train in float32. Where not even that fits, the cell stops and says what would. Read the last line: what was chosen, and why.
 """
 
-# %% [markdown] tags=["zh", "of-fe908e9e"]
+# %% [markdown] tags=["zh", "of-183410e0"]
 """
 ## 1. 低秩：眼见为实
 
 LoRA 建立在一个假设之上：微调给权重矩阵带来的*变化*接近低秩。先别信，看一个真实的。下面几个单元格微调配置中的模型，不加任何低秩约束：解码层里的每个线性层都训练，其余冻结。请看一共有多少个权重在训练。
+
+放得下吗？在 CPU 上按配置原样运行；在 GPU 上，加载之前先看还有多少空闲显存。更新量要用 float32 来量，因为 16 位的权重会把小步子舍入掉。整个模型用 float32 放不下时（比如 8 GB 的卡），冻结的权重用 float16 存放，只有参与训练的保留 float32。连这样也放不下，单元格就会停下来，并告诉你怎样才放得下。请看最后一行：选了什么，为什么。
 """
 
 # %%
+import gc
+
 import torch
 
+from labkit.labels import text
 from labkit.models.profiles import settled_method
+from labkit.models.shapes import shape_of
 from labkit.models.weights import locate
 from labkit.page.training_figures import LiveRun
+from labkit.theory.selection import selected_params
 from labkit.training.evaluate import heldout_loss
-from labkit.training.loading import load_base, load_tokenizer, quiet
+from labkit.training.loading import load_base, load_tokenizer, module_path, quiet
 from labkit.training.recipe import build_trainer, progress_callback
 from labkit.training.run import adjusted, rows_of
-from labkit.training.updates import train_only_linears
+from labkit.training.settle import settled_once
+from labkit.training.updates import modules_within
 
+force = False  # True settles anew, by what is free now
 profile, steps = labkit.current_profile(), 24
+modules = modules_within(shape_of(profile.model))  # "0.q_proj", ...: the linears of all layers, or of some
+count = selected_params(shape_of(profile.model), modules)
+whole = {"kind": "spectrum", "modules": modules, "dtype": "float32"}  # these train whole, the rest is frozen
+full = adjusted(profile, **whole, steps=steps, learning_rate=profile.learning_rate / 10)
+more = {"dtypes": ("float32", "float16"), "beside_bytes": 8 * count}  # beside it: a copy of what trains, then its SVDs
+full, why = settled_once("lesson02", full, force=force, **more)
+print(f"{len(modules)} matrices, {count:,} weights train\n{text(*why)}")
+
+# %% [markdown] tags=["en"]
+"""
+Now the rows, the model, and the trainer of the book's recipe (lesson 04 takes it apart). Look at the element types.
+"""
+
+# %% [markdown] tags=["zh", "of-a4af14c3"]
+"""
+接着准备样本、模型，以及本书训练流程的训练器（第 04 节会把它拆开）。请看两种元素类型。
+"""
+
+# %%
 weights = locate(profile)
 tokenizer = load_tokenizer(weights)
 train_rows, heldout_rows = rows_of(profile, "train"), rows_of(profile, "heldout")
@@ -123,12 +153,12 @@ def trainer_for(run):
         return build_trainer(model, tokenizer, run, rows, "runs", callbacks=[bar])
 
 # %%
-full = adjusted(profile, kind="full", dtype="float32", steps=steps, learning_rate=profile.learning_rate / 10)
 trainer = trainer_for(full)
-model, linears = trainer.model, train_only_linears(trainer.model)  # name -> the linear that trains
+model, paths = trainer.model, [module_path(module) for module in modules]  # "layers.0.self_attn.q_proj", ...
+linears = {path: model.get_decoder().get_submodule(path) for path in paths}
 start = {name: linear.weight.detach().clone() for name, linear in linears.items()}
-count = sum(weight.numel() for weight in start.values())
-print(f"{profile.model}: {len(linears)} matrices of {model.config.num_hidden_layers} layers, {count:,} weights train")
+assert count == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+print(f"{profile.model}: what trains is {start[next(iter(start))].dtype}, the rest {model.dtype}")
 
 # %% [markdown] tags=["en"]
 """
@@ -144,6 +174,8 @@ Train, and subtract: what remains is the update, one matrix ΔW of shape (out, i
 loss_before, _ = heldout_loss(model, tokenizer, heldout_rows)
 with quiet():
     trainer.train()
+trainer = None  # its moments make room for what follows
+gc.collect()
 loss_full, _ = heldout_loss(model, tokenizer, heldout_rows)
 updates = {name: linear.weight.detach() - start[name] for name, linear in linears.items()}  # each (out, in)
 print(f"held-out loss {loss_before:.3f} -> {loss_full:.3f} nats a token")
@@ -756,9 +788,7 @@ In float32, adding and subtracting gives W0 back, here to the last bit. In bfloa
 """
 
 # %%
-import gc
-
-trainer = model = linears = None  # room for the next model
+model = linears = updates = noise = None  # room for the next model
 gc.collect()
 trainer = trainer_for(adjusted(profile, kind="qlora", steps=steps))
 with quiet():

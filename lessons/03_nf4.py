@@ -21,7 +21,7 @@
 |---|---|
 | Time | 60 to 75 minutes to read and do; the cells take under a minute on the `tiny` profile |
 | Needs | lesson 00; lesson 01 helps with section 11 |
-| GPU memory | none on `tiny` and `laptop`; on `gpu` the model in bfloat16 and a short training run on it |
+| GPU memory | none on `tiny` and `laptop`; on `gpu` about 6 GiB by calculation: in section 9 the 16-bit model stands beside its rounded copy |
 
 **You will be able to**
 
@@ -32,7 +32,7 @@
 5. judge four common claims: NF4 is optimal, the model computes in 4 bits, 4 bits is a quarter of the memory, fine-tuning repairs the error for free.
 """
 
-# %% [markdown] tags=["zh", "of-9df84f2e"]
+# %% [markdown] tags=["zh", "of-fe3451fa"]
 """
 # 03 · 看起来像正态分布的四个比特
 
@@ -42,7 +42,7 @@
 |---|---|
 | 时间 | 读完做完约 60–75 分钟；`tiny` 配置下所有单元格加起来不到一分钟 |
 | 需要 | 第 00 节；学过第 01 节，第 11 部分会更轻松 |
-| 显存 | `tiny` 和 `laptop` 不用；`gpu` 要放下 bfloat16 模型，并在它上面做很短的训练 |
+| 显存 | `tiny` 和 `laptop` 不用；`gpu` 约需 6 GiB（算出来的）：第 9 部分里，16 位的模型和它舍入后的副本要同时放下 |
 
 **学完之后，你能够**
 
@@ -95,6 +95,7 @@ import torch
 from scipy.stats import shapiro
 from torch.special import ndtri
 
+from labkit.labels import text
 from labkit.models.profiles import settled_method
 from labkit.models.shapes import shape_of
 from labkit.models.weights import locate
@@ -110,6 +111,7 @@ from labkit.training.ledger import Ledger
 from labkit.training.loading import load_base, load_tokenizer, quiet
 from labkit.training.recipe import build_trainer
 from labkit.training.run import rows_of
+from labkit.training.settle import settled_once
 
 profile = labkit.current_profile()
 method = settled_method(profile)
@@ -703,10 +705,10 @@ So "optimal" needs the question *for what?*, and for loss nobody has a formula. 
 
 ## 10. Does fine-tuning repair it for free?
 
-QLoRA trains an adapter on top of the rounded weights, so could it not learn the error away? Two things make that more modest. An adapter of rank r cannot represent a full-rank error; and it sees only its training data. Train the same short adapter on the original weights, on NF4, and on a brutal code of three levels whose damage is easy to see. Look at the *gap* to the first row, before and after.
+QLoRA trains an adapter on top of the rounded weights, so could it not learn the error away? Two things make that more modest. An adapter of rank r cannot represent a full-rank error; and it sees only its training data. Train the same short adapter on the original weights, on NF4, and on a brutal code of three levels whose damage is easy to see. (On a GPU the line printed first says how the rows of an update are split, by the memory that is free.) Look at the *gap* to the first row, before and after.
 """
 
-# %% [markdown] tags=["zh", "of-d7be2c92"]
+# %% [markdown] tags=["zh", "of-494cae6c"]
 """
 一张表，三个教训：
 
@@ -718,14 +720,18 @@ QLoRA trains an adapter on top of the rounded weights, so could it not learn the
 
 ## 10. 微调能白白补回误差吗？
 
-QLoRA 在舍入后的权重上训练适配器，难道不能把误差学掉？有两点让人不能太乐观：秩为 r 的适配器表示不了满秩的误差；而且它只看得到训练数据。下面用同样短的训练，分别在原始权重、NF4，以及只有三个量化级的粗暴编码上训练适配器，后者的损害一眼就能看出来。请看与第一行的*差距*，训练前后各是多少。
+QLoRA 在舍入后的权重上训练适配器，难道不能把误差学掉？有两点让人不能太乐观：秩为 r 的适配器表示不了满秩的误差；而且它只看得到训练数据。下面用同样短的训练，分别在原始权重、NF4，以及只有三个量化级的粗暴编码上训练适配器，后者的损害一眼就能看出来。（在 GPU 上，先打印的那一行说明一次更新的样本怎样分批，由空闲显存决定。）请看与“original”那一行的*差距*，训练前后各是多少。
 """
 
 # %%
 import gc
 
+force = False  # True settles anew, by what is free now
 steps = profile.steps // 3
 short = replace(profile, steps=steps, method=replace(profile.method, kind="lora"))
+short, why = settled_once("lesson03", short, force=force)
+print(text(*why))
+model = linears = layer = None  # each run loads its own
 train_rows, heldout_rows = rows_of(profile, "train"), rows_of(profile, "heldout")
 
 

@@ -1177,7 +1177,7 @@ Sentence 1: training rows against topics never shown. Sentence 2: a few answers 
 - Held-out loss and kept rules, with intervals, judge a run: in the stored `laptop` run the loss fell from 3.28 to 2.21 and kept rules rose from 10 % (5 to 22) to 67 % (53 to 78). A rule checks form: read the answers too.
 - Merge after dequantizing; merging into 4 bits loses a part of the update.
 
-**Next:** lesson 05, what rank and alpha really do.
+**Next:** [05 · What rank and alpha really do](05_rank_alpha.ipynb)
 
 ## References
 
@@ -1188,7 +1188,7 @@ Sentence 1: training rows against topics never shown. Sentence 2: a few answers 
 - Wilson, *Probable inference, the law of succession, and statistical inference*, Journal of the American Statistical Association 22, 1927: the interval of a share.
 """
 
-# %% [markdown] tags=["zh", "of-fb5579cc"]
+# %% [markdown] tags=["zh", "of-a72883e8"]
 """
 ## 小结
 
@@ -1199,7 +1199,7 @@ Sentence 1: training rows against topics never shown. Sentence 2: a few answers 
 - 评价一次训练，看留出集损失和带区间的规则遵守率：书中存的 `laptop` 运行，损失从 3.28 降到 2.21，规则遵守率从 10%（5–22）升到 67%（53–78）。规则只检查形式，所以还要亲自读回答。
 - 先反量化再合并；直接合并进 4 比特会丢掉一部分更新。
 
-**下一节：** 第 05 节，秩和 alpha 到底起什么作用。
+**下一节：**[05 · 秩和 alpha 到底起什么作用](05_rank_alpha.ipynb)
 
 ## 参考文献
 

@@ -218,7 +218,7 @@ def say(row, now):
         print(f"rank {settings['rank']:3}, seed {settings['seed']}: {result}  ({now.left} left)")
 
 
-done = run_sweep(trials, out / "live.jsonl", force=force, on_row=say)
+done = run_sweep(trials, out / "live.jsonl", retry=True, force=force, on_row=say)
 print(f"{done.ran} run, {done.failed} failed; {done.found} taken from {out / 'live.jsonl'} (force=True runs them again)")
 
 # %% [markdown] tags=["en"]
@@ -852,7 +852,7 @@ One sentence on alpha = 2r and the learning rate, one on the expected result at 
 - Doubling the rank from 32 to 64 costs 13 % more peak memory on Qwen3-1.7B with QLoRA, from 128 to 256 half as much again.
 - Say n and the interval, pair the seeds, call noise noise.
 
-**Next:** lesson 06, DoRA against LoRA, judged by the same rules.
+**Next:** [06 · DoRA against LoRA](06_dora.ipynb), judged by the same rules
 
 ## References
 
@@ -865,7 +865,7 @@ One sentence on alpha = 2r and the learning rate, one on the expected result at 
 - Student, *The probable error of a mean*, Biometrika 6, 1908.
 """
 
-# %% [markdown] tags=["zh", "of-121efe90"]
+# %% [markdown] tags=["zh", "of-f3665a07"]
 """
 ## 小结
 
@@ -877,7 +877,7 @@ One sentence on alpha = 2r and the learning rate, one on the expected result at 
 - 用 QLoRA 训练 Qwen3-1.7B，秩从 32 加倍到 64，峰值显存多 13%；从 128 到 256，再多一半。
 - 报告 n 和区间，按种子配对，是噪声就说是噪声。
 
-**下一节：** 第 06 节，用同样的标准评判 DoRA 与 LoRA。
+**下一节：**[06 · DoRA 与 LoRA 的较量](06_dora.ipynb)，用同样的标准来评判
 
 ## 参考文献
 

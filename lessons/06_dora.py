@@ -1159,7 +1159,7 @@ Sentence 1: mean, low and high, and what they allow you to say. Sentence 2: a ra
 - 在 CPU 上，不开 dropout 时一步的时间是 1.3–1.6 倍，开了是 1.9–2.2 倍。
 - 用 DoRA 要把 dropout 设为 0，并打开梯度检查点：在 16 位或 4 位基座上开 dropout，autograd 会为每个权重留一份 float32 副本。
 
-**下一节：**[07 · Spectrum：少训练，选得更好？](07_spectrum.ipynb)
+**下一节：**[07 · Spectrum：少训练一些，选得更准？](07_spectrum.ipynb)
 
 ## 参考文献
 

@@ -462,6 +462,7 @@ with quiet():
     model = load_base(weights, whole, tokenizer=tokenizer)
     freeze_all_but(model, whole)
     counts = {"whole": trained(model), "LoRA": trained(get_peft_model(model, lora_config(selected)))}
+model = None  # section 7 loads its own
 assert counts["whole"] == predict(shape, whole, step).trainable_params == selected_params(shape, chosen)
 assert counts["LoRA"] == predict(shape, selected, step).trainable_params
 print(counts, f"LoRA rank {rank} everywhere: {predict(shape, everywhere, step).trainable_params:,}")
@@ -528,13 +529,17 @@ share_widget(shape_of("smollm2-135m"), smollm.scores, Step(batch=4, seq_len=256,
 ## 7. Three trainings, and the controls they need
 
 First by hand, once each, on the profile's model with the same rows and steps: a quarter whole; LoRA on the quarter, at `wide` times the rank per module; LoRA everywhere. Full training gets a third of the adapters' learning rate. Each line is one run of one seed: look, and do not conclude.
+
+On a GPU each training is split as the free memory allows (`row["split"]` has it). By calculation the first one needs about 6.5 GiB free with Qwen3-1.7B, and about 10 on a card without bfloat16, because float16 weights that train are held in float32. What does not fit says so in its line, with what would help.
 """
 
-# %% [markdown] tags=["zh", "of-f35a0d44"]
+# %% [markdown] tags=["zh", "of-f0a66c57"]
 """
 ## 7. 三次训练，以及它们需要的对照
 
 先亲手各做一次，用配置的模型、同样的数据和步数：四分之一整块训练；在这四分之一上加 LoRA（秩更大，参数量相同）；处处加 LoRA。整块训练的学习率取适配器的三分之一。每一行只是一个种子的一次训练：看看就好，不要下结论。
+
+在 GPU 上，每次训练怎样分批由空闲显存决定（记在 `row["split"]` 里）。用 Qwen3-1.7B 时，第一次训练算下来约需空闲 6.5 GiB；没有 bfloat16 的卡约需 10 GiB，因为参与训练的 float16 权重要用 float32 存放。放不下的那一行会直说，并告诉你怎样改才放得下。
 """
 
 # %%
@@ -550,8 +555,8 @@ settings = {
 }
 for label, changes in settings.items():
     row = run_trial(Trial(profile=adjusted(profile, **short, **changes)))
-    before, after = row["heldout_loss_before"], row["heldout_loss_after"]
-    print(f"{label:18} {row['trainable_params']:12,} parameters, held-out loss {before:.3f} -> {after:.3f}")
+    said = "{trainable_params:12,} parameters, held-out loss {heldout_loss_before:.3f} -> {heldout_loss_after:.3f}"
+    print(f"{label:18} {row['error'] or said.format(**row)}")
 
 # %% [markdown] tags=["en"]
 """

@@ -30,6 +30,7 @@ REACHED = {
     "transformers.TrainerState": ("load_from_json",),
     "peft.PeftModel": ("save_pretrained", "from_pretrained"),
     "datasets.Dataset": ("from_list",),
+    "trl.trainer.utils": ("_use_triton",),
 }
 WRITTEN = {
     "trl.SFTTrainer": ("_total_train_tokens",),

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from labkit.cli import app
 from labkit.course.build import keep_work, student_folder
 from labkit.course.execute import export_page
+from labkit.course.lessons import sources_hash
 from labkit.page.nf4_explorer import make_explorer
 from labkit.paths import checkout
 from tests.course.grading import classroom
@@ -112,6 +113,21 @@ def answered(notebook):
     notebook["metadata"]["language_info"]["version"] = "3.13.15"
 
 
+def typed_in_an_editor(notebook):
+    """Nothing run, nothing added by a front end: one line of one cell."""
+    classroom.code_cells(notebook)[-1]["source"][-1] += "\nanswer = 42"
+
+
+def deleted(notebook):
+    """A cell is gone."""
+    del notebook["cells"][-1]
+
+
+def built_before_there_was_a_hash(notebook):
+    """Nobody can tell whether it was edited."""
+    del notebook["metadata"]["labkit"]["sources"]
+
+
 def executed(notebook):
     classroom.code_cells(notebook)[0]["execution_count"] = 1
 
@@ -122,7 +138,17 @@ def cut_off(notebook):
 
 
 @pytest.mark.parametrize(
-    "touch", [answered, executed, cut_off, lambda notebook: "[]", lambda notebook: '{"cells": [1]}']
+    "touch",
+    [
+        answered,
+        typed_in_an_editor,
+        deleted,
+        built_before_there_was_a_hash,
+        executed,
+        cut_off,
+        lambda notebook: "[]",
+        lambda notebook: '{"cells": [1]}',
+    ],
 )
 def test_a_build_keeps_whatever_a_student_has_in_the_folder(book, touch):
     root, build = book
@@ -141,7 +167,9 @@ def test_an_older_build_is_replaced_without_a_copy(book):
     root, build = book
     notebook = root / "notebooks" / f"{LESSON}.ipynb"
     fresh = notebook.read_text(encoding="utf-8")
-    notebook.write_text(fresh.replace("Start here", "Begin here"), encoding="utf-8")
+    older = json.loads(fresh.replace("Start here", "Begin here"))
+    older["metadata"]["labkit"]["sources"] = sources_hash(older["cells"])
+    notebook.write_text(json.dumps(older), encoding="utf-8")
     assert build().exit_code == 0
     assert (notebook.read_text(encoding="utf-8"), kept(root)) == (fresh, [])
 

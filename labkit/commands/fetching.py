@@ -42,7 +42,7 @@ def fetch(profile: ProfileFlag = None, as_json: JsonFlag = False) -> None:
     seconds, size = f"{time.monotonic() - started:.0f}", f"{n_bytes / 1e9:.2f} GB"
     how = text(f"fetched in {seconds} s", f"用时 {seconds} 秒")
     if already_here:
-        how = text("already here", "早已在这里")
+        how = text("already here", "已经在本机")
     said = text(
         f"{weights.model} from {weights.source}, {size}, {how}",
         f"{weights.model}，来源 {weights.source}，{size}，{how}",

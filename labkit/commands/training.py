@@ -98,7 +98,7 @@ def _before_after(before: dict[str, Any], after: dict[str, Any] | None) -> list[
     losses = [f"{score['heldout_loss']:.3f}" if score else "–" for score in scores]
     follows = [score.get("follow") for score in scores]
     rates = [_rate(follow) if follow else "–" for follow in follows]
-    loss = text("held-out loss, nats a token", "留出集损失（每个词元，nat）")
+    loss = text("held-out loss, nats a token", "留出集损失（每个回答词元，nat）")
     return [(loss, *losses), (text("rows with every rule kept (95 %)", "遵守全部规则的回答（95% 区间）"), *rates)]
 
 

@@ -7,7 +7,16 @@ import json
 import shutil
 from pathlib import Path
 
-from labkit.course.lessons import LANGUAGES, Lesson, build_notebook, lesson_paths, read_lesson, stamp
+from labkit.course.lessons import (
+    LANGUAGES,
+    SOURCES,
+    Lesson,
+    build_notebook,
+    lesson_paths,
+    read_lesson,
+    sources_hash,
+    stamp,
+)
 from labkit.errors import LabError
 from labkit.files import write_text, writing
 from labkit.page.exercises import HINTS_FILE
@@ -70,8 +79,9 @@ def write(files: dict[Path, str]) -> list[Path]:
 def keep_work(files: dict[Path, str]) -> dict[Path, Path]:
     """Copy notebooks that somebody worked in, and that ``files`` are about to replace, to ``build/kept/``.
 
-    Worked in means: a cell was run, or a front end has saved it (each adds metadata of its own; Colab writes format
-    4.0). What is no notebook at all is kept too. Earlier copies stay.
+    Worked in means: a cell was run, added, removed or edited (see `sources_hash`), or a front end has saved the file
+    (each adds metadata of its own; Colab writes format 4.0). What is no notebook at all is kept too, and what was built
+    before notebooks had that hash. Earlier copies stay.
 
     Returns:
         Notebook -> where its copy is.
@@ -105,7 +115,9 @@ def _holds_work(path: Path, text: str) -> bool:
     try:
         found = json.loads(path.read_bytes())
         run = any(cell.get("outputs") or cell.get("execution_count") for cell in found["cells"])
-        return run or any(found.get(key) != built[key] for key in ("metadata", "nbformat_minor"))
+        edited = found["metadata"]["labkit"].pop(SOURCES) != sources_hash(found["cells"])
+        del built["metadata"]["labkit"][SOURCES]
+        return run or edited or any(found.get(key) != built[key] for key in ("metadata", "nbformat_minor"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return True
 

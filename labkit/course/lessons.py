@@ -14,9 +14,12 @@ The rules of a source, checked when it is read:
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import nbformat
@@ -26,6 +29,7 @@ from labkit.errors import LabError
 from labkit.labels import LANGUAGES
 from labkit.paths import checkout
 
+SOURCES = "sources"  # where a built notebook's metadata has its `sources_hash`
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 PLACEHOLDER = {"en": "# your code here", "zh": "# 在这里写你的代码"}
 METADATA = {
@@ -140,11 +144,19 @@ def build_notebook(lesson: Lesson, lang: str, *, solutions: bool) -> str:
         built.append(make(source, id=f"{number}-{cell.number:03d}", metadata={"tags": kept} if kept else {}))
         if len(built) == 1:
             built.append(nbformat.v4.new_code_cell(setup_cell(lang), id=f"{number}-setup"))
-    notebook = nbformat.v4.new_notebook(
-        cells=built, metadata=METADATA | {"labkit": {"lesson": lesson.name, "lang": lang}}
-    )
+    ours = {"lesson": lesson.name, "lang": lang, SOURCES: sources_hash(built)}
+    notebook = nbformat.v4.new_notebook(cells=built, metadata=METADATA | {"labkit": ours})
     nbformat.validate(notebook)
     return nbformat.writes(notebook, version=4) + "\n"
+
+
+def sources_hash(cells: Sequence[Mapping[str, Any]]) -> str:
+    """16 hex digits that stand for the kinds and texts of a notebook's cells, in their order.
+
+    Stands in the metadata of a built notebook; where it no longer fits the cells, somebody has edited them.
+    """
+    texts = [[cell["cell_type"], "".join(cell["source"])] for cell in cells]  # a file may hold a text as its lines
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
 def stamp(path: Path) -> str:

@@ -5,11 +5,14 @@ it, then smaller batches with more accumulation. The rows of every update stay t
 of their tokens, so the curve is the same but for rounding, and other rows under the same dropout mask. What changes
 what is learned (shorter rows, a lower rank) is never chosen here; the refusal names it. The loss is the fused one
 throughout (`Profile.step`). Where `labkit.theory.fitting` lists ways and prices, this settles on one.
+
+A caller to whom the element type matters (lesson 02 measures updates) names several, and the first one that fits in any
+split is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from labkit.errors import LabError
@@ -20,6 +23,7 @@ from labkit.theory.memory import predict
 
 SETTLED = ("dtype", "batch", "accumulation", "checkpointing")  # the fields of a profile that `fit` may replace
 WAYS = 3  # in a message; `labkit memory --gpu` lists more
+RAISED_BYTES = 10  # of a float16 weight that trains: see `peak_bytes`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,7 @@ class Choice:
 
     Attributes:
         profile: the profile with `SETTLED` as it should run.
-        peak_allocated_bytes: predicted peak of a step with these settings.
+        peak_allocated_bytes: predicted peak of a step with these settings (see `peak_bytes`), and ``beside_bytes``.
         free_bytes: of the card, as given.
         reasons: why each setting is not the one tried before it, in English and in Chinese.
     """
@@ -63,6 +67,9 @@ def fit(
     capability: tuple[int, int],
     shape: ModelShape | None = None,
     fixed: Collection[str] = (),
+    dtypes: Sequence[str] = (),
+    beside_bytes: int = 0,
+    otherwise: str = "",
 ) -> Choice:
     """The first setting, in the order of this module, whose predicted peak and `RESERVE_GIB` are free on the card.
 
@@ -72,6 +79,9 @@ def fit(
         capability: CUDA compute capability; bfloat16 from 8.0 on, float16 below.
         shape: of the model; default: the profile's.
         fixed: those of `SETTLED` that stay as they are; ``batch`` and ``accumulation`` stay together.
+        dtypes: element types to try in this order, instead of the profile's.
+        beside_bytes: what the caller holds on the card beside the step.
+        otherwise: one more way out for the refusal, in words.
 
     Raises:
         LabError: no setting fits, with both numbers and what would; or see `labkit.theory.memory.predict`.
@@ -80,17 +90,31 @@ def fit(
     if profile.dtype == "auto":
         profile = replace(profile, dtype=cuda_dtype(capability))
         reasons += [_no_bfloat16(capability)] if tuple(capability) < AMPERE else []
-    for tried in _splits(profile, fixed):
-        peak = predict(shape, settled_method(tried), tried.step).peak_allocated_bytes
-        if peak <= fillable_bytes(free_bytes):
-            found = {"peak_allocated_bytes": peak, "free_bytes": free_bytes, "reasons": tuple(reasons)}
-            return Choice(profile=tried, **found)
-        reasons.append(_too_large(tried, peak))
+    for dtype in dtypes or (profile.dtype,):
+        refused = []
+        for tried in _splits(replace(profile, dtype=dtype), fixed):
+            peak = peak_bytes(shape, tried) + beside_bytes
+            if peak <= fillable_bytes(free_bytes):
+                found = {"peak_allocated_bytes": peak, "free_bytes": free_bytes}
+                return Choice(profile=tried, reasons=(*reasons, *refused), **found)
+            refused.append(_too_large(tried, peak))
+        reasons.append(_type_too_large(dtype, peak))
     needs = f"a step needs {peak / GIB:.2f} GiB by prediction, {RESERVE_GIB:g} GiB should stay free"
     rule = f"{needs}, and the GPU has {free_bytes / GIB:.2f} GiB free"
-    ways = advice(shape, tried, free_bytes=free_bytes)
-    fix = f"{ways}; or stop other programs on the GPU (nvidia-smi); or force it (--force, force=True)"
-    raise LabError(in_short(shape, tried), rule, fix)
+    ways = [advice(shape, tried, free_bytes=free_bytes - beside_bytes), "stop other programs on the GPU (nvidia-smi)"]
+    raise LabError(in_short(shape, tried), rule, "; or ".join([*ways, *filter(None, [otherwise])]))
+
+
+def peak_bytes(shape: ModelShape, profile: Profile) -> int:
+    """Predicted peak of a step as the recipe runs it: no less than `labkit.theory.memory.predict`.
+
+    float16 weights that train without adapters are float32 there, for the gradient scaler: 2 bytes more for the weight
+    and for its gradient, 4 for its moments, and 2 for the float16 copy that autocast multiplies with.
+    """
+    method = settled_method(profile)
+    found = predict(shape, method, profile.step)
+    raised = RAISED_BYTES if method.dtype == "float16" and not method.uses_adapters else 0
+    return found.peak_allocated_bytes + raised * found.trainable_params
 
 
 def _splits(profile: Profile, fixed: Collection[str]) -> Iterator[Profile]:
@@ -124,6 +148,12 @@ def _too_large(tried: Profile, peak_bytes: int) -> Words:
         f"batch {tried.batch} {english} would need {needs} with the reserve",
         f"批大小 {tried.batch}、{chinese}，连同预留需要 {needs}",
     )
+
+
+def _type_too_large(dtype: str, peak_bytes: int) -> Words:
+    """An element type that fits in no split, and what its most frugal one needs with the reserve."""
+    needs = f"{peak_bytes / GIB + RESERVE_GIB:.2f} GiB"
+    return f"{dtype} would need at least {needs} with the reserve", f"{dtype} 连同预留至少需要 {needs}"
 
 
 def in_short(shape: ModelShape, profile: Profile) -> str:

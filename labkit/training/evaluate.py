@@ -26,16 +26,28 @@ LOSS_BATCH, ANSWER_BATCH = 16, 48  # rows per forward pass of a run's two measur
 
 @contextlib.contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Dropout off and no gradients inside the block."""
+    """Dropout off and no gradients inside the block, and the element types of the training."""
     import torch
 
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _as_trained(model):
             yield
     finally:
         model.train(was_training)
+
+
+def _as_trained(model: torch.nn.Module) -> contextlib.AbstractContextManager:
+    """Autocast where whole float32 weights train inside a float16 model (on a T4): they multiply float16 activations.
+
+    PEFT's adapters are float32 there too, and cast by themselves.
+    """
+    import torch
+
+    found = {parameter.dtype: parameter.device.type for parameter in model.parameters()}
+    mixed = {torch.float16, torch.float32} <= found.keys() and not hasattr(model, "peft_config")
+    return torch.autocast(found[torch.float16], torch.float16) if mixed else contextlib.nullcontext()
 
 
 def tokens_and_labels(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

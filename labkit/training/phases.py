@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from labkit.models.weights import Weights
 
 OnEvent = Callable[[str, dict[str, Any]], None]
+FORCED = "force it (--force, force=True)"
 
 
 @dataclass(kw_only=True)
@@ -91,7 +92,7 @@ class Run:
             )
         if begun:
             self.profile, fixed = as_begun(self.profile, begun.get("profile", {}), fixed=fixed), SETTLED
-        if not force and (choice := settled(self.profile, shape=shape, fixed=fixed)):
+        if not force and (choice := settled(self.profile, shape=shape, fixed=fixed, otherwise=FORCED)):
             if not begun:  # one that was begun with force has its element type as ``auto``
                 self.profile = choice.profile
             self.say(text(*choice.words) + (text("; as the run began", "；与开始训练时相同") if begun else ""))

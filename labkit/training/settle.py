@@ -12,7 +12,6 @@ from typing import Any
 
 from labkit.errors import LabError
 from labkit.models.profiles import Profile
-from labkit.models.shapes import ModelShape
 from labkit.theory.fitting import Words
 from labkit.theory.sizing import SETTLED, Choice, fit
 from labkit.training import processes
@@ -20,6 +19,7 @@ from labkit.training.kept import identity, kept
 from labkit.training.loading import capability_of, default_device
 
 ON_A_CPU = ("without CUDA a run takes its profile as it is written", "没有 CUDA：按配置原样运行")
+ANOTHER_PROFILE = "put `%env LABKIT_PROFILE=laptop` into a cell at the very top and restart the kernel"
 
 
 def card() -> tuple[int, tuple[int, int]] | None:
@@ -39,23 +39,23 @@ def own_card() -> tuple[int, tuple[int, int]] | None:
     return free_bytes, capability_of(device)
 
 
-def settled(profile: Profile, *, shape: ModelShape | None = None, fixed: Collection[str] = ()) -> Choice | None:
+def settled(profile: Profile, *, otherwise: str = "", **options: Any) -> Choice | None:
     """What `fit` settles on for this machine's GPU; None without CUDA, where nothing is settled.
 
     Args:
         profile: what would run.
-        shape: of the model; default: the profile's.
-        fixed: see `fit`.
+        otherwise: one more way out for a refusal, in words.
+        options: see `fit`.
 
     Raises:
         LabError: it does not fit; or there is no CUDA, and the profile needs it.
     """
     if found := card():
         free_bytes, capability = found
-        return fit(profile, free_bytes=free_bytes, capability=capability, shape=shape, fixed=fixed)
+        return fit(profile, free_bytes=free_bytes, capability=capability, otherwise=otherwise, **options)
     if profile.needs_cuda:
         rule = "it needs a CUDA GPU, and torch sees none: a CPU is too slow for this model"
-        fix = "use the profile laptop, or force it (--force, force=True)"
+        fix = "; or ".join(filter(None, ["use the profile laptop", otherwise]))
         raise LabError(f"profile={profile.name!r}", rule, fix)
     return None
 
@@ -74,7 +74,7 @@ def as_begun(profile: Profile, begun: dict[str, Any], *, fixed: Collection[str] 
 
 
 def settled_once(
-    name: str, profile: Profile, *, force: bool = False, say: Callable[[str], None] = print
+    name: str, profile: Profile, *, force: bool = False, say: Callable[[str], None] = print, **options: Any
 ) -> tuple[Profile, Words]:
     """`settled` for a notebook: a restarted kernel takes the settings that it began with from disk.
 
@@ -83,6 +83,7 @@ def settled_once(
         profile: what would run.
         force: settle anew.
         say: see `kept`.
+        options: see `fit`.
 
     Returns:
         The settled profile, and what was chosen and why, in English and in Chinese.
@@ -94,10 +95,11 @@ def settled_once(
         return profile, ON_A_CPU
 
     def choose() -> dict[str, Any]:
-        choice = settled(profile)
+        choice = settled(profile, otherwise=ANOTHER_PROFILE, **options)
         return {"settings": {name: getattr(choice.profile, name) for name in SETTLED}, "words": choice.words}
 
     begun = kept(f"{name}-settings", identity(profile, []), choose, force=force, say=say)
     chosen = replace(profile, **begun["settings"])
-    settled(chosen, fixed=SETTLED)  # refuses what began with more memory than is free now
+    as_kept = options | {"fixed": SETTLED, "dtypes": (), "otherwise": "settle anew (force=True)"}
+    settled(chosen, **as_kept)  # refuses what began with more memory than is free now
     return chosen, tuple(begun["words"])

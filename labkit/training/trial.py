@@ -20,8 +20,7 @@ from labkit.errors import LabError
 from labkit.models.methods import Method
 from labkit.models.profiles import limit_threads, settled_method
 from labkit.models.shapes import shape_of
-from labkit.theory.memory import predict
-from labkit.theory.sizing import SETTLED
+from labkit.theory.sizing import SETTLED, peak_bytes
 from labkit.training import evaluate
 from labkit.training.checkpoints import located
 from labkit.training.evaluate import ANSWER_BATCH, LOSS_BATCH
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
 DIGITS = 6  # significant digits of a stored loss
 MAX_ERROR = 600  # characters of a stored error
+AGAIN = "in a sweep, change the grid's keys; --retry runs what failed again"
 
 _bases: dict[tuple, _Base] = {}  # the one base model that this process keeps
 
@@ -109,7 +109,7 @@ class _Run:
 
     def settle(self, weights: Weights) -> None:
         """A trial is named by what it asks for; how this machine's GPU splits its rows stands in the row."""
-        if choice := settled(self.profile, shape=shape_of(str(weights.folder))):
+        if choice := settled(self.profile, shape=shape_of(str(weights.folder)), otherwise=AGAIN):
             self.profile = choice.profile
         self.row["split"] = {name: getattr(self.profile, name) for name in SETTLED if name != "dtype"}
 
@@ -170,8 +170,7 @@ class _Run:
 
     def _count(self, model: Any, weights: Weights) -> None:
         self.row["trainable_params"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        prediction = predict(shape_of(str(weights.folder)), self.method, self.profile.step)
-        self.row["peak_memory"]["predicted_bytes"] = prediction.peak_allocated_bytes
+        self.row["peak_memory"]["predicted_bytes"] = peak_bytes(shape_of(str(weights.folder)), self.profile)
 
     def _train(self, trainer: Any) -> None:
         from labkit.training.recipe import curve_point

@@ -1,5 +1,6 @@
 """The book itself: built files are fresh, the two languages share their code, every lesson keeps the house's shape."""
 
+import itertools
 import json
 import re
 import statistics
@@ -12,6 +13,7 @@ from labkit.course.lessons import BEGIN, END, lesson_paths, read_lesson
 from labkit.course.setup_cell import setup_cell
 from labkit.errors import LabError
 from labkit.page.exercises import find_question
+from labkit.paths import checkout
 
 LESSONS = [path.stem for path in lesson_paths()]
 HEADINGS = {
@@ -58,6 +60,25 @@ def test_an_identical_setup_cell_opens_every_notebook(name, lang):
 def test_lessons_keep_the_skeleton(name, lang):
     text = prose(name, lang)
     assert [heading for heading in HEADINGS[lang] if not re.search(heading, text)] == []
+
+
+def title(name, lang):
+    """The lesson's own, from its first line: "01 · Where does the memory go?"."""
+    return prose(name, lang).splitlines()[0].removeprefix("# ")
+
+
+def links(text):
+    """(what it says, lesson) of every link to a notebook of the book."""
+    return re.findall(r"\[([^\]]+)\]\((?:notebooks/)?(?:zh/)?(\d\d_\w+)\.ipynb\)", text)
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_a_lesson_is_called_by_its_own_title(lang):
+    readme = (checkout() / f"README{'.zh' if lang == 'zh' else ''}.md").read_text(encoding="utf-8")
+    assert links(readme) == [(title(name, lang).split(" · ")[1], name) for name in LESSONS]
+    for name, following in itertools.pairwise(LESSONS):
+        named = [link for link in links(prose(name, lang)) if " · " in link[0]]
+        assert named == [(title(following, lang), following)]
 
 
 @pytest.mark.parametrize("name", LESSONS)

@@ -82,7 +82,7 @@ def test_an_unknown_language_is_refused(monkeypatch):
         check("q99_1", 4)
 
 
-@pytest.mark.parametrize("id", ["q99_2", "nonsense", "", "q7_1"])
+@pytest.mark.parametrize("id", ["q99_2", "nonsense", "", "q8_1"])
 def test_an_unknown_question_is_named(id):
     with pytest.raises(LabError, match="no such question"):
         check(id, 1)

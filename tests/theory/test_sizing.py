@@ -134,11 +134,40 @@ def test_what_is_fixed_stays(fixed, splits):
 def test_a_batch_that_is_fixed_and_too_large_is_refused_with_the_way_out():
     large = replace(GPU, batch=16, accumulation=1)
     peak = predict(SHAPE, GPU.method, Step(batch=16)).peak_allocated_bytes
-    with pytest.raises(LabError, match=rf"batch=16.*{peak / GIB:.2f} GiB by prediction.*force") as refused:
+    with pytest.raises(LabError, match=rf"batch=16.*{peak / GIB:.2f} GiB by prediction.*nvidia-smi\)\.$") as refused:
         fit(large, free_bytes=5 * GIB, capability=(8, 0), fixed=["batch"])
     changes = eval(f"dict({refused.value.fix.split(' (')[0]})")
     assert fit(replace(large, **changes), free_bytes=5 * GIB, capability=(8, 0), fixed=SETTLED).profile.batch < 16
     assert changes["batch"] * changes["accumulation"] == 16
+
+
+def needed(dtype, batch, checkpointing, method):
+    """GiB that the most frugal setting of an element type needs beside the reserve, with what the recipe adds."""
+    step = Step(batch=batch, seq_len=GPU.seq_len, checkpointing=checkpointing)
+    found = predict(SHAPE, replace(method, dtype=dtype), step)
+    return found.peak_allocated_bytes + (10 * found.trainable_params if dtype == "float16" else 0)
+
+
+def test_of_several_element_types_the_first_that_fits_in_any_split_is_taken():
+    method = replace(GPU.method, kind="spectrum", modules=("7.up_proj", "21.q_proj"))
+    asked = replace(GPU, method=method, dtype="float32")
+    given = {"capability": (8, 6), "dtypes": ("float32", "float16"), "beside_bytes": 10**8}
+    least = needed("float32", 1, True, method) + 10**8 + GIB
+    exact = fit(asked, free_bytes=least, **given)
+    narrow = fit(asked, free_bytes=least - 1, **given)
+    assert [(c.profile.dtype, c.profile.batch) for c in (exact, narrow)] == [("float32", 1), ("float16", 4)]
+    assert exact.peak_allocated_bytes == least - GIB
+    on = narrow.profile.checkpointing
+    assert narrow.peak_allocated_bytes == needed("float16", 4, on, method) + 10**8
+    for said, words in zip(
+        narrow.words, ("float32 would need at least {} with", "float32 连同预留至少需要 {}"), strict=True
+    ):
+        assert words.format(f"{least / GIB:.2f} GiB") in said
+    with pytest.raises(LabError, match=r"batch=1.*; or come back later\.$") as refused:
+        fit(
+            asked, free_bytes=needed("float16", 1, True, method) + 10**8 + GIB - 1, otherwise="come back later", **given
+        )
+    assert f"needs {(needed('float16', 1, True, method) + 10**8) / GIB:.2f} GiB" in refused.value.rule
 
 
 @pytest.mark.parametrize("free", [GIB, 1, 0, -GIB])

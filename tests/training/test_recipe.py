@@ -8,10 +8,13 @@ import torch
 from trl.trainer import utils
 
 from labkit.errors import LabError
-from labkit.models.methods import Method
+from labkit.models.methods import Method, Step
 from labkit.models.profiles import PROFILES
+from labkit.models.shapes import shape_of
+from labkit.theory.memory import predict
 from labkit.training import recipe
 from labkit.training.audit import audit, refuse_long_rows, token_counts, trainable_dtype
+from labkit.training.evaluate import answer, heldout_loss
 from labkit.training.recipe import build_trainer, cast_trainables, mixed_precision, one_gpu, sft_config
 
 QLORA = Method(kind="qlora", rank=4, dtype="float32")
@@ -101,6 +104,28 @@ def test_float16_adapters_would_stop_in_the_scaler(trainer_for):
         weight.data = weight.data.half()
     with pytest.raises(ValueError, match="unscale FP16"):
         trainer.train()
+
+
+def test_a_t4_trains_and_measures_whole_weights_in_float32_inside_a_float16_model(
+    trainer_for, tokenizer, rows, weights
+):
+    """What stays is 6 of the 10 bytes that `peak_bytes` counts; the gradient's 2 and autocast's 2 are gone by then."""
+    chosen = {"modules": ("0.up_proj", "1.q_proj"), "dtype": "float16"}
+    trainer = scaled(trainer_for("spectrum", steps=8, **chosen))
+    losses = [log["loss"] for log in _trained(trainer)]
+    assert losses[-1] < losses[0]
+    model, trained = trainer.model, trainable(trainer.model)
+    assert {weight.dtype for weight in trained.values()} == {torch.float32}
+    assert {weight.dtype for weight in model.parameters() if not weight.requires_grad} == {torch.float16}
+    states = [tensor for state in trainer.optimizer.state.values() for tensor in state.values()]
+    held = sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *states])
+    found = predict(shape_of(str(weights.folder)), Method(kind="spectrum", **chosen), Step(batch=4, seq_len=96))
+    assert found.trainable_params == sum(weight.numel() for weight in trained.values())
+    assert held == found.static_bytes + 6 * found.trainable_params
+    measured, texts = heldout_loss(model, tokenizer, rows)[0], answer(model, tokenizer, ["Tea?"], max_new_tokens=4)
+    exact = model.float()
+    assert measured == pytest.approx(heldout_loss(exact, tokenizer, rows)[0], rel=2e-3)
+    assert texts == answer(exact, tokenizer, ["Tea?"], max_new_tokens=4)
 
 
 # --- TRL's settings --------------------------------------------------------------------------------------------------

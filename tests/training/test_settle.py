@@ -223,6 +223,34 @@ def test_a_trial_is_settled_too_keeps_its_name_and_says_what_ran(free, profile, 
     assert row["peak_memory"]["predicted_bytes"] < whole["peak_memory"]["predicted_bytes"]
 
 
+def test_a_trial_that_does_not_fit_says_what_helps_in_a_sweep(profile, weights, rows, monkeypatch):
+    """``--force`` of a sweep runs every trial again and settles it all the same."""
+    monkeypatch.setattr(settle, "own_card", lambda: (1, (7, 5)))
+    error = run_trial(Trial(profile=profile), weights=weights, rows=(rows, rows[:3]))["error"]
+    assert "by prediction" in error and "--retry" in error and "force" not in error
+
+
+def test_a_notebook_that_measures_updates_takes_float16_only_where_float32_does_not_fit(
+    profile, weights, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path))
+    asked = adjusted(profile, model=str(weights.folder), kind="spectrum", modules=("0.up_proj",), dtype="float32")
+    method, step = asked.method, Step(batch=1, seq_len=profile.seq_len, checkpointing=True)
+    least = predict(shape_of(asked.model), replace(method, dtype="float32"), step).peak_allocated_bytes + 100 + GIB
+    how = {"dtypes": ("float32", "float16"), "beside_bytes": 100, "say": lambda _: None}
+    monkeypatch.setattr(settle, "own_card", lambda: (least - 1, (8, 0)))
+    narrow, words = settle.settled_once("lesson", asked, **how)
+    assert narrow.dtype == "float16" and "float32 would need" in words[0] and "float32 连同" in words[1]
+    monkeypatch.setattr(settle, "own_card", lambda: (least, (8, 0)))
+    assert settle.settled_once("lesson", asked, **how) == (narrow, words)  # after a restart
+    assert settle.settled_once("lesson", asked, force=True, **how)[0].dtype == "float32"
+    monkeypatch.setattr(settle, "own_card", lambda: (GIB, (8, 0)))
+    with pytest.raises(LabError, match=r"settle anew \(force=True\)"):
+        settle.settled_once("lesson", asked, **how)
+    with pytest.raises(LabError, match="LABKIT_PROFILE=laptop` into a cell at the very top"):
+        settle.settled_once("lesson", asked, force=True, **how)
+
+
 # --- what is asked of torch ------------------------------------------------------------------------------------------
 
 

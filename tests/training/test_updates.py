@@ -6,7 +6,8 @@ import torch
 from labkit.errors import LabError
 from labkit.models.shapes import shape_of
 from labkit.training.ledger import random_model
-from labkit.training.updates import spread, train_only_linears
+from labkit.training.loading import module_path
+from labkit.training.updates import modules_within, spread, train_only_linears
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,12 @@ def test_a_model_above_the_limit_trains_some_layers_and_at_least_one():
         limit: {name.split(".")[1] for name in train_only_linears(model, limit=limit)} for limit in (1, 2 * per_layer)
     }
     assert layers == {1: {"2"}, 2 * per_layer: {"1", "3"}}
+
+
+@pytest.mark.parametrize("limit", [1, 400_000, 10**9])
+def test_named_before_anything_is_loaded_they_are_the_same_linears(limit):
+    linears = train_only_linears(random_model(shape_of("tiny"), dtype="float32"), limit=limit)
+    assert [module_path(name) for name in modules_within(shape_of("tiny"), limit=limit)] == list(linears)
 
 
 def test_sixteen_bit_weights_are_refused():
