@@ -67,10 +67,11 @@ oldest: setup
 	$(OLD_PYTEST) $(EXPLORERS) -k "widget or plane or displays_one_output or browser_shows"
 	$(OLD_PYTEST) $(NBVAL) $(EARLY)
 
-# One that fails is named at the end and stops no other.
+# One that fails is named at the end and stops no other. One thread, as the stored figures: two programs that take turns
+# and wait for each other's threads measure the waiting.
 BENCHMARKS := imports nf4_speed snr_scan sliders dryrun sft_speed lessons
 
 bench: setup
 	@failed=; for name in $(BENCHMARKS); do \
-		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
+		echo "== $$name"; OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
 	done; test -z "$$failed" || { echo "bench: failed:$$failed"; exit 1; }

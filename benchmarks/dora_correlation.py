@@ -1,6 +1,6 @@
 """How full fine-tuning, LoRA and DoRA change lengths and directions of the weights of SmolLM2-135M.
 
-    LABKIT_PROFILE=laptop nice python benchmarks/dora_correlation.py     # about ten minutes on one core
+    nice python benchmarks/dora_correlation.py     # about ten minutes on one core
 
 Writes data/measurements/dora_correlation_laptop.json. For each method and seed 12 steps, watched at four moments, all
 linears of all layers; the points of the query matrices are kept, which are those of the paper's figure 2. Full
@@ -13,8 +13,8 @@ import gc
 from dataclasses import asdict
 from typing import Any
 
-import labkit
-from labkit.models.profiles import settled_method
+from labkit.console import run_script
+from labkit.models.profiles import PROFILES, settled_method
 from labkit.models.weights import locate
 from labkit.theory.dora import correlate
 from labkit.training.evaluate import heldout_loss
@@ -65,13 +65,13 @@ def correlations(found: Changes) -> list[dict[str, Any]]:
 
 def main() -> None:
     """All runs, written after each."""
-    profile, runs = labkit.current_profile(), []
+    profile, runs = PROFILES["laptop"], []
     for seed in SEEDS:
         for kind in KINDS:
             runs.append(watched(profile, kind, seed))
             gc.collect()
             report = {
-                "model": profile.hub_id or profile.model,
+                "model": profile.hub_id,
                 "settings": {
                     "steps": STEPS,
                     "rank": profile.method.rank,
@@ -80,10 +80,10 @@ def main() -> None:
                 },
                 "runs": runs,
             }
-            made_by, name = "benchmarks/dora_correlation.py", f"dora_correlation_{profile.name}"
+            made_by, name = "benchmarks/dora_correlation.py", "dora_correlation_laptop"
             write_measurement(made_by, report, name=name)
             print(kind, seed, runs[-1]["heldout_loss"], *runs[-1]["correlations"], sep="\n  ", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

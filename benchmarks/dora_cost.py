@@ -2,8 +2,8 @@
 
     nice python benchmarks/dora_cost.py     # writes data/measurements/dora_cost.json; about 20 minutes on an idle core
 
-Time: SmolLM2-135M with its real weights, rank 16 on all linears, one process, the methods in turns; a ratio is taken
-within each round, so that other programs on the machine drop out. Only the ratios are to be trusted. ``by hand`` is
+Time: SmolLM2-135M with its real weights, rank 16 on all linears, one process and one thread, the methods in turns; a
+ratio is of processor time and taken within each round, so that other programs on the machine drop out. ``by hand`` is
 `labkit.theory.dora.DoRALinear`: PEFT's numbers to the last bit, without its multiplication by an identity.
 
 Memory: the dry run of the courses' models on a GPU (static and peak bytes), and the ledger of a real step here.
@@ -12,12 +12,14 @@ Memory: the dry run of the courses' models on a GPU (static and peak bytes), and
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
+from labkit.console import run_script
 from labkit.models.methods import Method, Step
 from labkit.models.profiles import PROFILES
 from labkit.models.shapes import shape_of
@@ -74,7 +76,8 @@ def stepper(model: torch.nn.Module, ids: torch.Tensor) -> Callable[[], None]:
 def measured_times(models: dict[str, torch.nn.Module], tokens: int) -> list[dict[str, Any]]:
     """Every compared pair at one number of tokens."""
     ids = torch.randint(0, 40_000, (1, tokens), generator=torch.Generator().manual_seed(0))
-    times = take_turns({name: stepper(model, ids) for name, model in models.items()}, rounds=ROUNDS)
+    steps = {name: stepper(model, ids) for name, model in models.items()}
+    times = take_turns(steps, rounds=ROUNDS, clock=time.process_time)
     rows = [
         {"method": name, "beside": base, "tokens": tokens, **asdict(time_ratio(times[name], times[base]))}
         for name, base in COMPARED.items()
@@ -114,10 +117,11 @@ def dry_runs() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measure all and write the table."""
+    torch.set_num_threads(1)
     dry = dry_runs()
     models = {name: adapted(name) for name in CASES}
     peaks = measured_peaks(models, 512)
-    note = "one thread: trust the ratios only"
+    note = "processor time of one thread"
     report = {
         "model": PROFILE.model,
         "rank": RANK,
@@ -132,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from labkit.console import run_script
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import shape_of
 from labkit.theory.memory import Prediction, predict
@@ -90,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from labkit.console import run_script
+from labkit.errors import LabError
 from labkit.paths import checkout
 from labkit.training.record import write_measurement
 
@@ -59,9 +61,11 @@ def grade(folder: Path, out: Path) -> tuple[float, float]:
 
 def main() -> None:
     """Print the figures as JSON and keep them."""
-    executed = sorted((checkout() / "build" / "executed" / "en").glob("*.ipynb"))
-    with tempfile.TemporaryDirectory() as place:
-        folder, out = Path(place, "in"), Path(place, "out")
+    place = checkout() / "build" / "executed" / "en"
+    if not (executed := sorted(place.glob("*.ipynb"))):
+        raise LabError(str(place), "there are no executed notebooks to hand in", "start `labkit run` first")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, out = Path(temporary, "in"), Path(temporary, "out")
         n_bytes = hand_in(executed, folder)
         before = only_reading(folder)
         first, cpu_seconds = grade(folder, out)
@@ -86,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

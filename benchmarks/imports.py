@@ -8,7 +8,6 @@ Each measurement is the processor time of a new process; the four take turns. A 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from labkit.console import QuickFlag, run_script
 from labkit.training.interleaved import programs_time, take_turns, time_ratio
 from labkit.training.record import write_measurement
 
@@ -45,11 +45,8 @@ def measure(*, quick: bool = False) -> dict[str, Any]:
     return {"rounds": rounds, "starts": rows}
 
 
-def main() -> None:
+def main(*, quick: QuickFlag = False) -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="2 rounds, nothing written")
-    quick = parser.parse_args().quick
     found = measure(quick=quick)
     for name, row in found["starts"].items():
         print(
@@ -60,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

@@ -1,10 +1,13 @@
 """Time and memory of every lesson in the tiny profile on this machine, as lesson 00 shows them.
 
-python benchmarks/lessons.py     # writes data/measurements/lessons_tiny.json
+    python benchmarks/lessons.py     # writes data/measurements/lessons_tiny.json; four minutes
+
+The English solutions run one after the other; where one fails, the file stays as it was.
 """
 
 from __future__ import annotations
 
+from labkit.console import run_script
 from labkit.course.execute import run_notebook, solution_notebooks
 from labkit.files import write_json
 from labkit.paths import checkout
@@ -28,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

@@ -1,6 +1,6 @@
 """How far the closed form is from the dry run, over a seeded sample of all switches.
 
-    python benchmarks/memory_agreement.py     # writes data/measurements/memory_agreement.json; minutes
+    python benchmarks/memory_agreement.py     # writes data/measurements/memory_agreement.json; five minutes
 
 Each row is one setting: the closed form's peak divided by the dry run's. Most models are cut to 2 to 6 layers, so that
 the whole takes minutes; every twelfth row has all of them. With few layers the weights are small beside what moves, so
@@ -13,6 +13,7 @@ import random
 import time
 from dataclasses import asdict, replace
 
+from labkit.console import run_script
 from labkit.models.methods import TARGETS, Method, Step
 from labkit.models.shapes import ModelShape, shape_of
 from labkit.theory.memory import predict
@@ -123,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

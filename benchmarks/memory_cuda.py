@@ -10,16 +10,17 @@ and rows that are in it already are not run again; delete it to start anew. No G
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
+from labkit.console import run_script
 from labkit.files import write_json
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import ModelShape, shape_of
@@ -125,19 +126,23 @@ def summary(report: dict[str, Any]) -> str:
     return "\n".join([*lines, f"rows: {len(report['rows'])}, out of memory: {ran_out}, phases: {', '.join(PHASES)}"])
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(
+    *,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="A tiny twin; without a GPU nothing is measured.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the file (default: data/measurements; rehearsals: build).")
+    ] = None,
+) -> None:
     """Measure the matrix, or rehearse it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rehearse", action="store_true", help="a tiny twin; without a GPU nothing is measured")
-    parser.add_argument("--out", type=Path, help="folder of the file (default: data/measurements; rehearsals: build)")
-    asked = parser.parse_args(arguments)
-    if not asked.rehearse and not torch.cuda.is_available():
+    if not rehearse and not torch.cuda.is_available():
         sys.exit(NO_CUDA)
-    folder = asked.out or checkout() / ("build" if asked.rehearse else "data/measurements")
-    settings = matrix([TINY], seq_len=64) if asked.rehearse else matrix([*map(shape_of, MODELS)], seq_len=2048)
-    path = file_of(folder, rehearse=asked.rehearse)
+    folder = out or checkout() / ("build" if rehearse else "data/measurements")
+    settings = matrix([TINY], seq_len=64) if rehearse else matrix([*map(shape_of, MODELS)], seq_len=2048)
+    path = file_of(folder, rehearse=rehearse)
     print(summary(run(settings, path)), f"\n{path}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

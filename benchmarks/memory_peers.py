@@ -14,18 +14,18 @@ AdamW counts 8 bytes of states a parameter, where PyTorch keeps 4 for a bfloat16
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
+import importlib.util
 
 from rich.console import Console
 from rich.table import Table
 
-from labkit.files import write_json
+from labkit.console import run_script
+from labkit.errors import LabError
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import ModelShape, shape_of
-from labkit.paths import checkout
 from labkit.theory.memory import predict
-from labkit.training.record import versions
+from labkit.training.record import versions, write_measurement
 
 GIB = 2**30
 QV, MLP = ("q_proj", "v_proj"), ("gate_proj", "up_proj", "down_proj")
@@ -113,6 +113,9 @@ def _with_error(gib: float | None, measured: float) -> str:
 
 def main() -> None:
     """Print the table and write it down."""
+    if importlib.util.find_spec("fitcheck") is None:
+        rule = "it is compared with, and is no dependency of the book"
+        raise LabError("fitcheck-llm is not installed", rule, "pip install --no-deps fitcheck-llm==0.3.1")
     rows = measure()
     names = ("labkit", "labkit_padded", "fitcheck", "accelerate")
     table = Table("row", "measured, GiB", *names, title="Llama-3.2-3B, batch 4, 768 tokens, L40S (published by PEFT)")
@@ -122,15 +125,13 @@ def main() -> None:
         )
     Console().print(table)
     report = {
-        "made_by": "benchmarks/memory_peers.py",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "source": "huggingface/peft @5d602fdb, method_comparison/MetaMathQA/results",
         "versions": versions() | {"fitcheck-llm": importlib.metadata.version("fitcheck-llm")},
         "unit": "GiB",
         "rows": rows,
     }
-    write_json(checkout() / "data" / "measurements" / "memory_peers.json", report)
+    write_measurement("benchmarks/memory_peers.py", report)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

@@ -15,6 +15,7 @@ full loss, logits kept, 8-bit AdamW. It must be below the GPU's memory, by what 
 
 from __future__ import annotations
 
+from labkit.console import run_script
 from labkit.models.methods import Method, Step
 from labkit.models.shapes import ModelShape, shape_of
 from labkit.theory.memory import predict
@@ -99,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

@@ -1,6 +1,9 @@
-"""What each 4-bit code does to a pretrained model: weight error, held-out loss, divergence; kept for lesson 03.
+"""What each 4-bit code does to SmolLM2-135M: weight error, held-out loss, divergence; kept for lesson 03.
 
-LABKIT_PROFILE=laptop python benchmarks/nf4_codes.py     # writes data/measurements/nf4_laptop.json; minutes
+    python benchmarks/nf4_codes.py     # writes data/measurements/nf4_laptop.json; ten minutes
+
+Each linear is swapped for its quantized and dequantized self; the losses are those of the laptop profile's held-out
+answers.
 """
 
 from __future__ import annotations
@@ -8,9 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import labkit
+from labkit.console import run_script
 from labkit.models.methods import TARGETS
-from labkit.models.profiles import settled_method
+from labkit.models.profiles import PROFILES, settled_method
 from labkit.models.weights import locate
 from labkit.theory.codes import CODES
 from labkit.theory.nf4 import bits_per_weight
@@ -36,7 +39,7 @@ def settings() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measure on the profile's held-out rows and write the table."""
-    profile = labkit.current_profile()
+    profile = PROFILES["laptop"]
     tokenizer = load_tokenizer(weights := locate(profile))
     with quiet():
         model = load_base(weights, replace(settled_method(profile), kind="lora"), tokenizer=tokenizer)
@@ -44,14 +47,14 @@ def main() -> None:
     reference, tokens = answer_logprobs(model, tokenizer, rows)
     measured = [effect(model, tokenizer, rows, reference, tokens, case) for case in settings()]
     report = {
-        "model": profile.hub_id or profile.model,
+        "model": profile.hub_id,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "rows": len(rows),
         "answer_tokens": len(tokens),
         "loss": -float(reference.gather(1, tokens[:, None]).double().mean()),
         "effects": measured,
     }
-    write_measurement("benchmarks/nf4_codes.py", report, name=f"nf4_{profile.name}")
+    write_measurement("benchmarks/nf4_codes.py", report, name="nf4_laptop")
 
 
 def effect(model, tokenizer, rows, reference, tokens, case: dict[str, Any]) -> dict[str, Any]:
@@ -77,4 +80,4 @@ def effect(model, tokenizer, rows, reference, tokens, case: dict[str, Any]) -> d
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

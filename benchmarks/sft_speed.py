@@ -15,7 +15,6 @@ float32 a sum is known to 6e-8; the recipe's LM head multiplies fewer rows, whic
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import tempfile
@@ -27,6 +26,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labkit.console import QuickFlag, run_script
 from labkit.models.profiles import PROFILES, Profile
 from labkit.training.interleaved import take_turns, time_ratio
 from labkit.training.measure import peak_rss_bytes
@@ -228,11 +228,8 @@ def difference(curve: list[dict[str, float]], other: list[dict[str, float]]) -> 
     return max(abs(a - b) / abs(b) for a, b in pairs)
 
 
-def main() -> None:
+def main(*, quick: QuickFlag = False) -> None:
     """Compare, print and write."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="the tiny profile, few steps, nothing written")
-    quick = parser.parse_args().quick
     found = compare(PROFILES["tiny"], QUICK_STEPS) if quick else compare(PROFILES["laptop"], STEPS)
     for name, value in found.items():
         print(f"{name:22} {value}")
@@ -241,4 +238,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

@@ -13,7 +13,6 @@ is posted then arrives after that frame's paint. Painting in the compositor and 
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import shutil
 import statistics
@@ -28,6 +27,7 @@ from typing import Any
 
 from playwright.sync_api import Frame, sync_playwright
 
+from labkit.console import QuickFlag, run_script
 from labkit.page import lora_explorer, memory_explorer, nf4_explorer
 from labkit.page.sliders import Explorer
 from labkit.training.interleaved import programs_time, take_turns, time_ratio
@@ -97,11 +97,8 @@ def first_slider(names: list[str], starts: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(*, quick: QuickFlag = False) -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="one explorer, few events, nothing written")
-    quick = parser.parse_args().quick
     found = measure(quick=quick)
     for row in [*found["first_slider"].items(), *found["explorers"]]:
         print(row)
@@ -138,4 +135,4 @@ def _all_controls(frame: Frame, rounds: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

@@ -1,6 +1,6 @@
 """How alike two scans rank the modules of a type: ours of SmolLM2-135M-Instruct, and the public one of SmolLM-135M.
 
-Usage: python benchmarks/snr_published.py FILE > data/results/snr_against_published.json
+    python benchmarks/snr_published.py FILE     # writes data/results/snr_against_published.json; seconds
 
 FILE is ``model_snr_results/snr_results_HuggingFaceTB-SmolLM-135M.json`` of github.com/cognitivecomputations/spectrum
 (commit 9598a8dbc9dbd37fde2625a672e64eaadf88f3fb). The two models have the same shape, and that is all: SmolLM2 was
@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from scipy.stats import spearmanr
 
+from labkit.console import run_script
+from labkit.files import write_json
 from labkit.models.methods import TARGETS
+from labkit.paths import checkout
 from labkit.theory.selection import select
 from labkit.training.record import provenance
 from labkit.training.scan import read_scan
 
-OURS = Path(__file__).resolve().parents[1] / "data" / "results" / "snr_smollm2_135m.jsonl"
+RESULTS = checkout() / "data" / "results"
 SOURCE = {
     "repository": "github.com/cognitivecomputations/spectrum",
     "path": "model_snr_results/snr_results_HuggingFaceTB-SmolLM-135M.json",
@@ -29,10 +33,10 @@ SOURCE = {
 }
 
 
-def published(path: str) -> dict[str, float]:
+def published(path: Path) -> dict[str, float]:
     """Module -> score, of the linears in such a file."""
     found = {}
-    for name, entry in json.loads(Path(path).read_text(encoding="utf-8")).items():
+    for name, entry in json.loads(path.read_text(encoding="utf-8")).items():
         kind = name.rpartition(".")[2]
         if kind in TARGETS and math.isfinite(entry["snr"]):
             found[f"{name.split('.')[2]}.{kind}"] = entry["snr"]
@@ -54,7 +58,14 @@ def compare(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, dict[
     return found
 
 
+def main(file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The published scan.")]) -> None:
+    """Compare with ``file``, print and write."""
+    types = compare(read_scan(RESULTS / "snr_smollm2_135m.jsonl").scores, published(file))
+    for kind, row in types.items():
+        print(kind, row)
+    result = provenance("benchmarks/snr_published.py") | {"against": SOURCE, "types": types}
+    write_json(RESULTS / "snr_against_published.json", result)
+
+
 if __name__ == "__main__":
-    result = provenance("benchmarks/snr_published.py") | {"against": SOURCE}
-    result["types"] = compare(read_scan(OURS).scores, published(sys.argv[1]))
-    print(json.dumps(result, indent=2))
+    run_script(main, __doc__)

@@ -10,7 +10,7 @@ new process that does one of them, less what it had before: imports and the matr
 
 from __future__ import annotations
 
-import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from labkit.console import QuickFlag, run_script
 from labkit.theory.spectrum import judge, singular_values, snr
 from labkit.training.interleaved import take_turns, time_ratio
 from labkit.training.record import write_measurement
@@ -84,11 +85,9 @@ def measure(*, quick: bool = False) -> dict[str, Any]:
     return {"rounds": rounds, "starts": starts, "rows": rows}
 
 
-def main() -> None:
+def main(*, quick: QuickFlag = False) -> None:
     """Print and write the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="a small matrix, 2 rounds, nothing written")
-    quick = parser.parse_args().quick
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the BLAS of scipy, which is loaded later, here and in new processes
     torch.set_num_threads(1)
     findings = measure(quick=quick)
     for row in findings["rows"]:
@@ -99,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, __doc__)

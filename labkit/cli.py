@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from labkit.commands.book import build, doctor, lab, lecture, run
@@ -13,8 +11,7 @@ from labkit.commands.memory import dryrun, memory
 from labkit.commands.spectrum import snr
 from labkit.commands.sweep import sweep
 from labkit.commands.training import sft
-from labkit.console import print_error
-from labkit.errors import LabError
+from labkit.console import run_app
 from labkit.labels import language
 
 # In the order of --help.
@@ -39,14 +36,8 @@ for command in COMMANDS:
 
 
 def main() -> None:
-    """Run the command line; a LabError becomes one line and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows a ? for what it cannot
-    try:
-        app()
-    except LabError as error:
-        print_error(error)
-        raise SystemExit(2) from None
+    """Run the command line."""
+    run_app(app)
 
 
 if __name__ == "__main__":

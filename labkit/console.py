@@ -1,9 +1,11 @@
-"""What the commands share: the two streams, the common flags, tables, JSON and units."""
+"""What the commands and scripts share: the two streams, the common flags, errors, tables, JSON and units."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +22,30 @@ ProfileFlag = Annotated[
     str | None, typer.Option(help="tiny, laptop or gpu (default: LABKIT_PROFILE, else by machine).")
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+QuickFlag = Annotated[bool, typer.Option("--quick", help="Try a small case and write nothing.")]
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a command line; a LabError becomes one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows a ? for what it cannot
+    try:
+        app()
+    except LabError as error:
+        print_error(error)
+        raise SystemExit(2) from None
+
+
+def run_script(main: Callable[..., None], about: str | None) -> None:
+    """Run a script's ``main``: its parameters are the options, and every other argument is refused.
+
+    Args:
+        main: what to run.
+        about: the script's docstring, which ``--help`` shows as it stands.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(help="\b\n" + (about or "").replace("\n\n", "\n\n\b\n"))(main)
+    run_app(app)
 
 
 def print_error(error: LabError) -> None:

@@ -772,14 +772,14 @@ labkit.reveal("p6_1", 100 * (plain_dora["ratio"] - 1))
 
 # %% [markdown] tags=["en"]
 """
-At 128 tokens a step of DoRA took 1.56 times as long (1.29 to 1.88), at 512 tokens 1.33 (1.00 to 1.77; the machine was busy, and the interval says so). With dropout 0.05 on both sides it was 2.16 and 1.85. PEFT's own benchmark on a GPU found 1.26. Little is something else.
+At 128 tokens a step of DoRA took 1.47 times as long (1.35 to 1.59), at 512 tokens 1.17 (1.14 to 1.21), at 1,024 tokens 1.09 (1.06 to 1.12). With dropout 0.05 on both sides it was 1.95, 1.68 and 1.61. PEFT's own benchmark on a GPU found 1.26. Only with many tokens in a step and without dropout does it come near to little.
 
 Now memory. Lesson 01's closed formula knows DoRA; the setting is your second guess: Qwen3-8B, rank 32, one sequence of 2,048 tokens. Look at the last row, and at what checkpointing does to it.
 """
 
-# %% [markdown] tags=["zh", "of-746514ec"]
+# %% [markdown] tags=["zh", "of-8472a293"]
 """
-128 个词元时，DoRA 一步的时间是 1.56 倍（1.29 到 1.88）；512 个词元时是 1.33 倍（1.00 到 1.77；机器很忙，区间也说明了这一点）。两边都开 dropout 0.05 时，是 2.16 倍和 1.85 倍。PEFT 自己在 GPU 上的基准是 1.26 倍。这可不叫“很小”。
+128 个词元时，DoRA 一步的时间是 1.47 倍（1.35 到 1.59）；512 个词元时是 1.17 倍（1.14 到 1.21）；1,024 个词元时是 1.09 倍（1.06 到 1.12）。两边都开 dropout 0.05 时，依次是 1.95、1.68 和 1.61 倍。PEFT 自己在 GPU 上的基准是 1.26 倍。只有一步里词元很多、又不开 dropout 时，才接近“很小”。
 
 再看显存。第 01 节的公式也会算 DoRA；设置就是你第二个猜测里的：Qwen3-8B，秩 32，一条 2,048 个词元的序列。请看最后一行，再看梯度检查点对它的作用。
 """

@@ -6,7 +6,8 @@ import re
 import pytest
 import torch
 
-from benchmarks import dryrun, imports, nf4_speed, sft_speed, sliders, snr_scan
+from benchmarks import dryrun, grading, imports, nf4_speed, sft_speed, sliders, snr_scan
+from labkit.console import run_script
 from labkit.models.methods import Method, Step
 from labkit.models.profiles import PROFILES
 from labkit.paths import checkout
@@ -31,13 +32,24 @@ def of_imports(report):
 
 def of_nf4_speed(report):
     assert all(row["bit_equal"] for row in report["rows"])
+    million = [row["alone"] for row in report["rows"] if row["n_weights"] == 2**20]
+    small, large = ([row for row in report["rows"] if (row["n_weights"] == 2**12) == it] for it in (True, False))
 
-    def took(name, *, small):
-        ratios = [row[name]["ratio"] for row in report["rows"] if (row["n_weights"] < 2**16) == small]
-        return f"{name} {span(ratios, '.1f')}"
+    def took(name, rows):
+        return f"{name} {span([row[name]['ratio'] for row in rows], '.1f')}"
 
-    large, small = (" and ".join(took(n, small=s) for n in ("quantize", "dequantize")) for s in (False, True))
-    return f"same bits; {large} times as long as bitsandbytes, for 4,096 weights {small}"
+    def call(name):
+        ours, theirs = (
+            span([row["microseconds"][f"{name}{side}"] for row in small], ".0f") for side in ("", ", bitsandbytes")
+        )
+        return f"{took(name, small)} ({ours} against {theirs} µs)"
+
+    names = ("quantize", "dequantize")
+    many, few = " and ".join(took(name, large) for name in names), " and ".join(map(call, names))
+    floor = " and ".join(
+        f"the {name} alone {span([row[name]['ratio'] for row in million], '.1f')}" for name in nf4_speed.ALONE
+    )
+    return f"same bits; {many} times as long as bitsandbytes, for a million weights {floor}; for 4,096 weights {few}"
 
 
 def of_snr_scan(report):
@@ -140,17 +152,46 @@ def test_a_result_is_there_and_its_figures_stand_in_its_row(name, figures, resul
         assert not list(checkout().glob(f"data/*/{name.removesuffix('.py')}*.json"))
         return
     report = json.loads((FOLDER / link[1]).read_text(encoding="utf-8"))
-    assert name in report.get("made_by", report.get("command", name))
-    said = [report["date"], report.get("hardware", "computed")]
+    assert report["made_by"] == f"benchmarks/{name}"
+    assert report["versions"]
+    said = [report["date"], report["hardware"]]
     assert result.removeprefix(link[0]) == f": {', '.join(said)}"
     assert figures == globals()[f"of_{name.removesuffix('.py')}"](report)
+
+
+@pytest.mark.parametrize("path", FOLDER.glob("*.py"), ids=lambda path: path.stem)
+def test_every_script_shows_how_it_is_started_and_refuses_other_arguments(path):
+    source = path.read_text("utf-8")
+    assert re.search(rf"^    .*python benchmarks/{path.name}\b.*  # ", source, flags=re.M)
+    assert source.endswith('if __name__ == "__main__":\n    run_script(main, __doc__)\n')
+
+
+def test_a_wrong_argument_measures_nothing_and_help_shows_the_docstring(monkeypatch, capsys):
+    monkeypatch.setattr(imports, "measure", lambda **_: pytest.fail("it ran"))
+    for argument, code, said in (("--quik", 2, "--quik"), ("--help", 0, imports.__doc__.splitlines()[2])):
+        monkeypatch.setattr("sys.argv", ["imports.py", argument])
+        with pytest.raises(SystemExit) as stopped:
+            run_script(imports.main, imports.__doc__)
+        printed = capsys.readouterr()
+        assert stopped.value.code == code
+        assert said in printed.out + printed.err
+
+
+def test_grading_without_executed_notebooks_says_what_to_start(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(grading, "checkout", lambda: tmp_path)
+    monkeypatch.setattr("sys.argv", ["grading.py"])
+    with pytest.raises(SystemExit, match="2"):
+        run_script(grading.main, grading.__doc__)
+    assert "start `labkit run` first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_comparison_of_nf4_asserts_the_same_bits(dtype):
     row = nf4_speed.compare(64 * 30 + 8, dtype, rounds=2)  # the last block is shorter
     assert row["bit_equal"]
-    assert row["quantize"]["ratio"] > 0
+    ratios = [row["quantize"], row["dequantize"], *row["alone"].values()]
+    assert len(ratios) == 4
+    assert all(ratio["ratio"] > 0 for ratio in ratios)
 
 
 def test_the_scan_agrees_with_the_svd():

@@ -20,7 +20,7 @@ def no_gpu(monkeypatch):
 
 def test_without_a_gpu_it_stops_and_names_the_rehearsal(tmp_path):
     with pytest.raises(SystemExit, match="no CUDA GPU.*--rehearse"):
-        memory_cuda.main(["--out", str(tmp_path)])
+        memory_cuda.main(out=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -30,7 +30,7 @@ def test_the_matrix_is_every_model_method_and_checkpointing():
 
 
 def test_the_rehearsal_runs_every_row_and_measures_nothing(tmp_path, capsys):
-    memory_cuda.main(["--rehearse", "--out", str(tmp_path)])
+    memory_cuda.main(rehearse=True, out=tmp_path)
     report = json.loads((tmp_path / "rehearsal.json").read_text(encoding="utf-8"))
     assert len(report["rows"]) == 8
     for row in report["rows"]:

@@ -119,7 +119,9 @@ def look_up(indices: Tensor, table: Tensor) -> Tensor:
     What takes the time is the look-up, whether it fetches one level or two. An index that the table lacks gives NaN, or
     an IndexError where it is 16 or more.
     """
-    even = torch.nn.functional.pad(indices, (0, len(indices) % 2))
+    even = indices.contiguous()
+    if len(even) % 2 or even.storage_offset() % 2:  # two bytes read as one number begin at an even place
+        even = torch.nn.functional.pad(even, (0, len(even) % 2))
     pairs = _pairs(tuple(table.tolist())).to(indices.device)
     return pairs.index_select(0, even.view(torch.int16).int()).view(torch.float32)[: len(indices)]
 

@@ -235,6 +235,13 @@ def test_an_index_that_the_table_lacks_is_no_silent_zero():
         dequantize(replace(mine, indices=mine.indices.clone().fill_(16)))
 
 
+@pytest.mark.parametrize("n", [1, 2, 64, 65])
+def test_levels_are_looked_up_from_any_place_of_a_tensor(n):
+    table, many = levels("nf4"), quantize(normal(2 * n + 3)).indices
+    for part in (*(many[start : start + n] for start in range(4)), many[3::2]):
+        assert torch.equal(codes.look_up(part, table), table[part.long()])
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 64, 65])
 def test_unpacking_undoes_packing(n):
     mine = quantize(normal(n, seed=n))
