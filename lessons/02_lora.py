@@ -106,6 +106,7 @@ import gc
 import torch
 
 from labkit.labels import text
+from labkit.models.places import runs_folder
 from labkit.models.profiles import settled_method
 from labkit.models.shapes import shape_of
 from labkit.models.weights import locate
@@ -150,7 +151,7 @@ def trainer_for(run):
     with quiet():
         bar = progress_callback(LiveRun(steps=run.steps), bar=False)
         model = load_base(weights, settled_method(run), tokenizer=tokenizer)
-        return build_trainer(model, tokenizer, run, rows, "runs", callbacks=[bar])
+        return build_trainer(model, tokenizer, run, rows, runs_folder(), callbacks=[bar])
 
 # %%
 trainer = trainer_for(full)

@@ -96,6 +96,7 @@ from scipy.stats import shapiro
 from torch.special import ndtri
 
 from labkit.labels import text
+from labkit.models.places import runs_folder
 from labkit.models.profiles import settled_method
 from labkit.models.shapes import shape_of
 from labkit.models.weights import locate
@@ -742,7 +743,7 @@ def short_run(code):
         for linear in decoder_linears(base).values() if code else ():
             linear.weight.data = dequantize(quantize(linear.weight.data, code=code))
         start, _ = heldout_loss(base, tokenizer, heldout_rows)
-        trainer = build_trainer(base, tokenizer, short, train_rows[: steps * short.rows_per_step], "runs")
+        trainer = build_trainer(base, tokenizer, short, train_rows[: steps * short.rows_per_step], runs_folder())
         trainer.train()
     end, _ = heldout_loss(trainer.model, tokenizer, heldout_rows)
     del trainer, base

@@ -126,6 +126,7 @@ Now a real weight, with all its rows at once: the key projection of the first la
 # %%
 import torch
 
+from labkit.models.places import runs_folder
 from labkit.models.profiles import settled_method
 from labkit.models.weights import locate
 from labkit.training.loading import load_base, load_tokenizer, quiet
@@ -515,7 +516,7 @@ def watched(kind, share=1.0):
         with quiet():
             bar = progress_callback(LiveRun(steps=run.steps), bar=False)
             fresh = load_base(weights, settled_method(run), tokenizer=tokenizer)
-            trainer = build_trainer(fresh, tokenizer, run, rows, "runs", callbacks=[bar])
+            trainer = build_trainer(fresh, tokenizer, run, rows, runs_folder(), callbacks=[bar])
         if kind == "full":
             train_only_linears(trainer.model)
         return train_watched(trainer, only=names)
@@ -857,7 +858,7 @@ DoRA on a 4-bit base: W0 is dequantized, and m, A and B train in float32. Two tr
 quantized = adjusted(profile, kind="qdora", dropout=0.0)
 with quiet():
     fresh = load_base(weights, settled_method(quantized), tokenizer=tokenizer)
-    trainer = build_trainer(fresh, tokenizer, quantized, rows_of(profile, "train")[:32], "runs")
+    trainer = build_trainer(fresh, tokenizer, quantized, rows_of(profile, "train")[:32], runs_folder())
 lengths = [p.detach() for name, p in trainer.model.named_parameters() if "magnitude" in name]
 mean = torch.cat(lengths).mean().cpu()
 gap = torch.finfo(torch.bfloat16).eps * 2.0 ** mean.log2().floor()
