@@ -177,6 +177,26 @@ def test_a_wrong_argument_measures_nothing_and_help_shows_the_docstring(monkeypa
         assert said in printed.out + printed.err
 
 
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("README.md", "300 students with all lessons in {seconds:.0f} s"),
+        ("README.zh.md", "2 个核上 {seconds:.0f} 秒"),
+        (
+            "docs/instructors.md",
+            "{mib:.0f} MiB, is read and graded in {seconds:.0f} s on two workers, and in {seconds_again:.0f} s",
+        ),
+        (
+            "docs/instructors.zh.md",
+            "（{mib:.0f} MiB），两个进程 {seconds:.0f} 秒读完评完；结果都已留存时用 {seconds_again:.0f} 秒",
+        ),
+    ],
+)
+def test_the_pages_say_how_long_grading_took(page, said):
+    report = json.loads((checkout() / "data/measurements/grading.json").read_text("utf-8"))
+    assert said.format(**report) in (checkout() / page).read_text("utf-8")
+
+
 def test_grading_without_executed_notebooks_says_what_to_start(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(grading, "checkout", lambda: tmp_path)
     monkeypatch.setattr("sys.argv", ["grading.py"])
