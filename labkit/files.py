@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabError
-
-AUTODL = "/root/autodl-tmp"
+from labkit.paths import AUTODL_DISK
 
 
 def _explain(path: Path, error: OSError) -> LabError:
-    elsewhere = "" if AUTODL in str(path) else f" or choose a folder on a larger disk (AutoDL: {AUTODL})"
+    elsewhere = "" if str(AUTODL_DISK) in str(path) else f" or choose a folder on a larger disk (AutoDL: {AUTODL_DISK})"
     fixes = {
         13: "choose a folder you may write to, or change its permissions",
         28: f"free some space{elsewhere}",

@@ -1,4 +1,4 @@
-"""Where the book's own files are: the data folder and the checkout, if there is one."""
+"""Where the book's own files are: the data folder and the checkout, if there is one; and AutoDL's data disk."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from labkit.errors import LabError
 
 PACKAGE = Path(__file__).resolve().parent
+AUTODL_DISK = Path("/root/autodl-tmp")  # AutoDL's data disk: 50 GB or more, kept when the machine is shut down
 
 
 def data_folder() -> Path:

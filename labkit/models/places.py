@@ -8,9 +8,8 @@ import warnings
 from pathlib import Path
 
 from labkit.labels import text
-from labkit.paths import PACKAGE
+from labkit.paths import AUTODL_DISK, PACKAGE
 
-AUTODL_DISK = Path("/root/autodl-tmp")  # AutoDL's data disk: 50 GB or more, kept when the machine is shut down
 COLAB_DISK = Path("/content")  # lost with the runtime
 COLAB_DRIVE = COLAB_DISK / "drive" / "MyDrive"  # kept, where the student mounted it
 
@@ -30,8 +29,8 @@ def cache_root() -> Path:
     That is the data disk on AutoDL, Google Drive on Colab where it is mounted (else the runtime's own disk), and
     ``~/.cache/labkit`` elsewhere. The folder need not exist yet.
     """
-    if chosen := os.environ.get("LABKIT_CACHE", "").strip():
-        return Path(chosen).expanduser()
+    if chosen := _chosen("LABKIT_CACHE"):
+        return chosen
     if AUTODL_DISK.is_dir():
         return AUTODL_DISK / "labkit"
     if place() == "colab":
@@ -45,8 +44,8 @@ def runs_folder() -> Path:
     That is the data disk on AutoDL, Google Drive on Colab where it is mounted, and elsewhere ``runs/`` in the book's
     checkout (without one: in the current folder). The folder need not exist yet.
     """
-    if chosen := os.environ.get("LABKIT_RUNS", "").strip():
-        return Path(chosen).expanduser()
+    if chosen := _chosen("LABKIT_RUNS"):
+        return chosen
     if AUTODL_DISK.is_dir():
         return AUTODL_DISK / "labkit" / "runs"
     if place() == "colab" and COLAB_DRIVE.is_dir():
@@ -57,8 +56,13 @@ def runs_folder() -> Path:
 
 def lost_with_the_runtime() -> bool:
     """Whether `runs_folder` is on Colab's own disk, because Drive is not mounted and nobody chose another folder."""
-    chosen = os.environ.get("LABKIT_RUNS", "").strip()
-    return place() == "colab" and not chosen and not COLAB_DRIVE.is_dir()
+    return place() == "colab" and _chosen("LABKIT_RUNS") is None and not COLAB_DRIVE.is_dir()
+
+
+def _chosen(variable: str) -> Path | None:
+    """The folder that the student names in an environment variable."""
+    named = os.environ.get(variable, "").strip()
+    return Path(named).expanduser() if named else None
 
 
 def set_cache_environment() -> dict[str, str]:
