@@ -64,6 +64,7 @@ class State:
     """The unfinished state of one run, held by this process alone.
 
     Attributes:
+        settings: everything that decides the result; each checkpoint carries them.
         in_cell: a notebook's cell is what trains, so that the words are about cells.
         used: by all its sittings.
         started: when this sitting began, by `time.perf_counter`.
@@ -71,6 +72,7 @@ class State:
     """
 
     folder: Path
+    settings: dict[str, Any]
     say: Say = print
     in_cell: bool = False
     used: Used = field(default_factory=Used)
@@ -117,7 +119,7 @@ class State:
 
         trainer.args.output_dir, trainer.args.save_strategy = str(self.folder), SaveStrategy.STEPS
         trainer.args.save_steps = save_every(trainer.args.max_steps)
-        trainer.add_callback(_sealing_callback(count))
+        trainer.add_callback(_sealing_callback(count, self.settings))
         try:
             train_from(trainer, checkpoint)
         finally:
@@ -174,7 +176,7 @@ def unfinished(
     from filelock import FileLock, Timeout
 
     if not processes.is_first():  # the first of several holds it for all
-        yield State(folder, say)
+        yield State(folder, settings, say)
         return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -196,7 +198,7 @@ def unfinished(
         if force:
             prune(folder, keep=0)
         _same_settings(folder, settings, resume=resume)
-        state = State(folder, say, in_cell)
+        state = State(folder, settings, say, in_cell)
         with _saying_what_is_left(state):
             yield state
     finally:
@@ -272,8 +274,8 @@ def _same_settings(folder: Path, settings: dict[str, Any], *, resume: bool) -> N
         write_json(path, settings)  # it was damaged
 
 
-def _sealing_callback(used: Callable[[], Used]) -> TrainerCallback:
-    """A callback that completes each checkpoint: what was `Used` beside it, the seal, and older ones away."""
+def _sealing_callback(used: Callable[[], Used], settings: dict[str, Any]) -> TrainerCallback:
+    """A callback that completes each checkpoint: settings, what was `Used`, then the seal; older ones go away."""
     from transformers import TrainerCallback
 
     class Sealing(TrainerCallback):
@@ -282,7 +284,7 @@ def _sealing_callback(used: Callable[[], Used]) -> TrainerCallback:
             if state.is_world_process_zero:
                 checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
                 write_json(checkpoint / PROGRESS_FILE, asdict(used()))
-                write_json(checkpoint / SETTINGS_FILE, read_json(Path(args.output_dir) / SETTINGS_FILE))
+                write_json(checkpoint / SETTINGS_FILE, settings)
                 seal(checkpoint)
                 prune(args.output_dir)
             processes.meet()

@@ -1,4 +1,4 @@
-"""The update that fine-tuning makes without a low-rank constraint: the instrument of lesson 02, section 1."""
+"""The update that fine-tuning makes without a low-rank constraint: the instrument of lessons 02 and 06."""
 
 from __future__ import annotations
 
