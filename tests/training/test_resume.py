@@ -408,7 +408,7 @@ def test_a_dozen_checkpoints_whatever_the_number_of_steps(steps, every):
 
 
 def test_kept_values_survive_and_nonsense_counts_as_none(tmp_path):
-    state = State(tmp_path)
+    state = State(tmp_path, {})
     assert state.kept("before") is None
     assert state.keep("before", {"loss": 1.5}) == state.kept("before") == {"loss": 1.5}
     file = tmp_path / "before.json"
