@@ -73,7 +73,7 @@ def cost_ratios(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes = fig.subplots()
     names, tokens = list(dict.fromkeys(row["method"] for row in rows)), sorted({row["tokens"] for row in rows})
     for place, name in enumerate(names):
-        mine = [row for row in rows if row["method"] == name]
+        mine = sorted((row for row in rows if row["method"] == name), key=lambda row: row["tokens"])  # a line goes on
         where = [tokens.index(row["tokens"]) + 0.08 * (place - (len(names) - 1) / 2) for row in mine]
         ratios = [row["ratio"] for row in mine]
         spans = [[row["ratio"] - row["low"] for row in mine], [row["high"] - row["ratio"] for row in mine]]

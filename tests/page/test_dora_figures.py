@@ -67,5 +67,9 @@ def test_cost_ratios_draws_ratio_and_interval():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["128", "512"]
     assert list(axes.lines[0].get_ydata()) == [1.5, 1.2]
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {"dora", "qdora"}
+    unsorted = [rows[0] | {"tokens": tokens, "ratio": ratio} for tokens, ratio in ((512, 1.5), (128, 1.6), (1024, 1.4))]
+    (axes,) = cost_ratios(unsorted).axes
+    assert list(axes.lines[0].get_xdata()) == [0, 1, 2]
+    assert list(axes.lines[0].get_ydata()) == [1.6, 1.5, 1.4]
     with pytest.raises(LabError):
         cost_ratios([])
